@@ -1,0 +1,123 @@
+"""What travels: face crops and track ends to inference, predictions to the aggregator, dead letters to whoever looks.
+
+A message is a frozen struct, MessagePack on the wire, with its type in the body and the schema version in the record's
+header. Fields may be added with a default without a new version; anything else moves SCHEMA_VERSION. The golden files in
+tests/golden hold bytes that are already in somebody's topic: they must decode for ever.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Final
+
+import msgspec
+from msgspec import Meta, Struct
+
+from pipeline.errors import InvalidMessage
+
+SCHEMA_VERSION: Final = b"1"
+SCHEMA_HEADER: Final = "schema"
+
+Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
+Ratio = Annotated[float, Meta(ge=0, le=1)]
+Seconds = Annotated[float, Meta(ge=0, lt=1e11)]  # since the epoch, UTC; rejects milliseconds
+Count = Annotated[int, Meta(ge=0)]
+Sequence = Annotated[int, Meta(ge=0, lt=1024)]  # a track sends a few crops; this bounds what the aggregator holds for one
+
+
+class _Tracked(Struct, frozen=True, kw_only=True):
+    """Whose: the identity under which evidence is counted once."""
+
+    camera_id: Name
+    track_id: Count  # unique for camera and connection: (connection's start << 20) + n
+    site: Name = "default"
+
+
+class FaceCrop(_Tracked, frozen=True, kw_only=True, tag="face_crop"):
+    """One face cut from one frame, aligned and JPEG-compressed."""
+
+    sequence: Sequence  # 0, 1, 2 ... within the track
+    first_seen: Seconds  # of the track
+    captured_at: Seconds  # of this frame, anchored once per connection
+    quality: Ratio
+    jpeg: bytes
+
+
+class TrackEnded(_Tracked, frozen=True, kw_only=True, tag="track_ended"):
+    """A confirmed track has left the view; everything that will be said about it has been sent."""
+
+    first_seen: Seconds
+    last_seen: Seconds
+    crops: Count  # how many were sent
+
+
+class Prediction(_Tracked, frozen=True, kw_only=True, tag="prediction"):
+    """What the model says of one face crop. A head that is switched off is None."""
+
+    sequence: Sequence
+    first_seen: Seconds
+    captured_at: Seconds
+    quality: Ratio
+    age: Annotated[float, Meta(ge=0, le=150)] | None = None  # expectation, years
+    age_spread: Annotated[float, Meta(ge=0, le=150)] | None = None  # standard deviation, years
+    p_female: Ratio | None = None
+    p_ethnicity: tuple[Ratio, Ratio, Ratio, Ratio, Ratio] | None = None  # in the order of ETHNICITIES
+    model: str = ""  # digest of the weights, shortened
+
+
+class CameraStatus(Struct, frozen=True, kw_only=True, tag="camera_status"):
+    """How a camera does, every few seconds and on every change; replaces the one before."""
+
+    camera_id: Name
+    site: Name = "default"
+    at: Seconds  # processing time
+    state: str  # one of CAMERA_STATES
+    reason: str = ""  # why it is not running, in words, without credentials
+    address: str = ""  # redacted
+    fps: Annotated[float, Meta(ge=0)] = 0.0
+    frames: Count = 0
+    reconnects: Count = 0
+
+
+CAMERA_STATES: Final = ("connecting", "running", "lost", "refused", "not_found", "unreadable", "unreachable", "ended")
+
+
+class DeadLetter(Struct, frozen=True, kw_only=True, tag="dead_letter"):
+    """Where an undecodable record lies and why it is one; never its contents."""
+
+    reason: str  # one of InvalidMessage.REASONS
+    detail: str
+    topic: str
+    partition: Count
+    offset: Count
+    schema: str
+    size_bytes: Count
+    failed_at: Seconds
+    service: str
+
+
+Message = FaceCrop | TrackEnded | Prediction | CameraStatus | DeadLetter
+
+_encoder: Final = msgspec.msgpack.Encoder()
+_decoder: Final = msgspec.msgpack.Decoder(Message)
+
+
+def encode(message: Message) -> bytes:
+    """Encode a message as the value of a record; pair it with `headers()`."""
+    return _encoder.encode(message)
+
+
+def headers() -> tuple[tuple[str, bytes], ...]:
+    """Give the headers of every record that this version writes."""
+    return ((SCHEMA_HEADER, SCHEMA_VERSION),)
+
+
+def decode(value: bytes, record_headers: tuple[tuple[str, bytes], ...]) -> Message:
+    """Decode a record's value. Raises InvalidMessage with the field that is wrong; the value itself is never quoted."""
+    version = dict(record_headers).get(SCHEMA_HEADER, b"")
+    if version != SCHEMA_VERSION:
+        said = version.decode("ascii", "replace")[:16] or "none"
+        raise InvalidMessage("schema", f"schema version {said}; this service reads {SCHEMA_VERSION.decode()}")
+    try:
+        return _decoder.decode(value)
+    except msgspec.MsgspecError as error:
+        raise InvalidMessage("malformed", str(error)) from None
