@@ -47,17 +47,21 @@ def align(image: Image, landmarks: NDArray[np.float32], recipe: CropRecipe) -> I
     if shrink < 0.5:  # bilinear sampling would skip pixels: average first, over the face's surroundings only
         factor = int(1 / shrink)
         height, width = image.shape[:2]
-        corners = cv2.transform(np.array([[[0, 0], [side, 0], [0, side], [side, side]]], np.float64), cv2.invertAffineTransform(matrix))[0]
+        corners = cv2.transform(
+            np.array([[[0, 0], [side, 0], [0, side], [side, side]]], np.float64), cv2.invertAffineTransform(matrix)
+        )[0]
         left, top = np.clip(np.floor(corners.min(0)) - factor, 0, (width - 1, height - 1)).astype(int)
         right, bottom = np.clip(np.ceil(corners.max(0)) + factor, 1, (width, height)).astype(int)
         if right - left >= factor and bottom - top >= factor:
             size = (int(right - left) // factor, int(bottom - top) // factor)
             step = np.array(((right - left) / size[0], (bottom - top) / size[1]))
-            image = cv2.resize(image[top:bottom, left:right], size, interpolation=cv2.INTER_AREA)
+            image = np.asarray(cv2.resize(image[top:bottom, left:right], size, interpolation=cv2.INTER_AREA), np.uint8)
             # A pixel of the small picture at p lies at (p + 0.5) * step - 0.5 + (left, top) of the large one.
             shift = 0.5 * step - 0.5 + (left, top)
             matrix = np.hstack([matrix[:, :2] * step, (matrix[:, :2] @ shift + matrix[:, 2])[:, None]])
-    return cv2.warpAffine(image, matrix, (side, side), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    return np.asarray(
+        cv2.warpAffine(image, matrix, (side, side), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE), np.uint8
+    )
 
 
 def centre_crop(image: Image, recipe: CropRecipe) -> Image:
@@ -66,7 +70,7 @@ def centre_crop(image: Image, recipe: CropRecipe) -> Image:
     side = min(height, width)
     top, left = (height - side) // 2, (width - side) // 2
     square = image[top : top + side, left : left + side]
-    return cv2.resize(square, (recipe.size_px, recipe.size_px), interpolation=cv2.INTER_AREA)
+    return np.asarray(cv2.resize(square, (recipe.size_px, recipe.size_px), interpolation=cv2.INTER_AREA), np.uint8)
 
 
 def encode_jpeg(crop: Image, recipe: CropRecipe) -> bytes:

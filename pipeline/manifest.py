@@ -58,7 +58,9 @@ def load_manifest(folder: Path) -> Manifest:
     try:
         manifest = msgspec.json.decode(path.read_bytes(), type=Manifest)
     except OSError:
-        raise ConfigError(f"model {folder}: no readable {MANIFEST_NAME} there; name a folder made by `demographics export`") from None
+        raise ConfigError(
+            f"model {folder}: no readable {MANIFEST_NAME} there; name a folder made by `demographics export`"
+        ) from None
     except msgspec.MsgspecError as error:
         raise ConfigError(f"model {path}: {error}; export the model again") from None
     if manifest.genders != GENDERS or manifest.ethnicities != ETHNICITIES:
@@ -72,7 +74,9 @@ def verified_weights(folder: Path, manifest: Manifest) -> Path:
     try:
         found = hashlib.sha256(path.read_bytes()).hexdigest()
     except OSError:
-        raise ConfigError(f"model {path}: not readable; the manifest beside it names it, so copy the folder as a whole") from None
+        raise ConfigError(
+            f"model {path}: not readable; the manifest beside it names it, so copy the folder as a whole"
+        ) from None
     if found != manifest.sha256:
         raise ConfigError(
             f"model {path}: sha256 {found[:12]}... is not the manifest's {manifest.digest}...; "

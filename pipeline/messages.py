@@ -21,7 +21,9 @@ Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
 Ratio = Annotated[float, Meta(ge=0, le=1)]
 Seconds = Annotated[float, Meta(ge=0, lt=1e11)]  # since the epoch, UTC; rejects milliseconds
 Count = Annotated[int, Meta(ge=0)]
-Sequence = Annotated[int, Meta(ge=0, lt=1024)]  # a track sends a few crops; this bounds what the aggregator holds for one
+Sequence = Annotated[
+    int, Meta(ge=0, lt=1024)
+]  # a track sends a few crops; this bounds what the aggregator holds for one
 
 
 class _Tracked(Struct, frozen=True, kw_only=True):
@@ -98,7 +100,7 @@ class DeadLetter(Struct, frozen=True, kw_only=True, tag="dead_letter"):
 Message = FaceCrop | TrackEnded | Prediction | CameraStatus | DeadLetter
 
 _encoder: Final = msgspec.msgpack.Encoder()
-_decoder: Final = msgspec.msgpack.Decoder(Message)
+_decoder: Final[msgspec.msgpack.Decoder[Message]] = msgspec.msgpack.Decoder(Message)
 
 
 def encode(message: Message) -> bytes:

@@ -1,0 +1,54 @@
+"""`demographics aggregate`: predictions on Kafka to counts in Redis, and to whoever wants to see them."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from typing import Final
+
+from aggregator.api import mount_api
+from aggregator.exporter import VisitorsCollector
+from aggregator.redis_store import RedisStore
+from aggregator.service import AggregatorService, windows_of
+from aggregator.windows import retentions
+from pipeline.distributed import Startup, open_bus
+from pipeline.errors import TransportError
+from pipeline.settings import Settings
+from pipeline.telemetry import Telemetry
+
+PORT: Final = 8080
+
+
+def serve(settings: Settings) -> None:
+    """Run until a signal. Raises ConfigError."""
+    telemetry = Telemetry(("aggregator",))
+    windows = windows_of(settings)
+    store = RedisStore(settings.redis.url.get_secret_value(), retentions(windows), namespace=settings.redis.namespace)
+    with ExitStack() as stack:
+        stack.callback(store.close)
+        startup = Startup("aggregator", settings, telemetry, port=PORT)
+        stack.callback(startup.close)
+        telemetry.collect_with(VisitorsCollector(store, windows, telemetry))
+        mount_api(startup.app, store, windows)
+        startup.serve()
+        startup.wait_for("Redis", store.ping)
+        bus = open_bus(settings.kafka, "demographics-aggregator")
+        stack.callback(bus.close)
+
+        def join() -> AggregatorService:
+            bus.ensure_topics(settings.kafka.topics())
+            return AggregatorService(settings, bus, store, telemetry)
+
+        service = startup.wait_for("Kafka", join)
+        if service is None:
+            return
+        stack.callback(service.close)
+
+        def problems() -> list[str]:
+            try:
+                store.ping()
+            except TransportError as error:
+                return [str(error)]
+            return []
+
+        startup.ready(problems)
+        service.worker.run(startup.stop)

@@ -1,0 +1,42 @@
+-- Apply one step to one partition: the counts and the position they came from move together, or not at all.
+--
+-- KEYS  1 position   2 tracks   3 totals   4 cameras   5.. one hash per bucket
+-- ARGV  1 start, 2 end ('offset:revision', or '' for none), then five lists, each led by its length in items:
+--       tracks to set (field, value), tracks to forget (field), totals (field, amount), cameras (field, value),
+--       and for each bucket key, in the order of KEYS: the second at which it expires, and its (field, amount) pairs.
+-- Returns 1 when applied, 0 where the position is not the start.
+local held = redis.call('GET', KEYS[1]) or ''
+if held ~= ARGV[1] then
+  return 0
+end
+local next_arg = 3
+local function take()
+  local value = ARGV[next_arg]
+  next_arg = next_arg + 1
+  return value
+end
+for _ = 1, tonumber(take()) do
+  local field = take()
+  redis.call('HSET', KEYS[2], field, take())
+end
+for _ = 1, tonumber(take()) do
+  redis.call('HDEL', KEYS[2], take())
+end
+for _ = 1, tonumber(take()) do
+  local field = take()
+  redis.call('HINCRBY', KEYS[3], field, take())
+end
+for _ = 1, tonumber(take()) do
+  local field = take()
+  redis.call('HSET', KEYS[4], field, take())
+end
+for key = 5, #KEYS do
+  local expires = take()
+  for _ = 1, tonumber(take()) do
+    local field = take()
+    redis.call('HINCRBY', KEYS[key], field, take())
+  end
+  redis.call('EXPIREAT', KEYS[key], expires)
+end
+redis.call('SET', KEYS[1], ARGV[2])
+return 1

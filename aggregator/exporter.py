@@ -1,0 +1,71 @@
+"""The counts as Prometheus metrics: built from the store at every scrape, so that no label set outlives its visitors.
+
+Every aggregator shows every count, read from the one store: a lost or added aggregator neither hides nor doubles anybody,
+as long as queries take `max without (instance)` before they sum (the recording rules and dashboards do).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+
+import structlog
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.metrics_core import Metric as Family
+from prometheus_client.registry import Collector
+
+from aggregator.store import Store
+from aggregator.windows import RollingWindow
+from pipeline import telemetry as metrics
+from pipeline.errors import TransportError
+from pipeline.telemetry import Telemetry
+
+log = structlog.get_logger()
+
+
+class VisitorsCollector(Collector):
+    """Builds the visitor metrics from the store."""
+
+    def __init__(
+        self,
+        store: Store,
+        windows: Iterable[RollingWindow],
+        telemetry: Telemetry,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._store = store
+        self._windows = tuple(windows)
+        self._telemetry = telemetry
+        self._clock = clock
+
+    def describe(self) -> Iterable[Family]:
+        """Describe nothing: else the store would be read at registration."""
+        return ()
+
+    def collect(self) -> Iterator[Family]:
+        """Read the store once and give every sample; none where it does not answer, which is counted."""
+        try:
+            snapshot = self._store.snapshot(self._clock(), self._windows)
+        except TransportError as error:
+            self._telemetry.add(metrics.STORE_RETRIES)
+            log.warning("scrape_without_store", detail=str(error))
+            return
+        visitors = GaugeMetricFamily(metrics.VISITORS.name, metrics.VISITORS.help, labels=metrics.VISITORS.labels)
+        by_ethnicity = GaugeMetricFamily(
+            metrics.VISITORS_BY_ETHNICITY.name,
+            metrics.VISITORS_BY_ETHNICITY.help,
+            labels=metrics.VISITORS_BY_ETHNICITY.labels,
+        )
+        for window, tallies in snapshot.windows.items():
+            for place, tally in sorted(tallies.items()):
+                for (gender, band), count in sorted(tally.people.items()):
+                    visitors.add_metric((place.site, place.camera_id, window, gender, band), count)
+                for ethnicity, count in sorted(tally.ethnicity.items()):
+                    by_ethnicity.add_metric((place.site, place.camera_id, window, ethnicity), count)
+        total = CounterMetricFamily(
+            metrics.VISITORS_TOTAL.name, metrics.VISITORS_TOTAL.help, labels=metrics.VISITORS_TOTAL.labels
+        )
+        for place, tally in sorted(snapshot.totals.items()):
+            for (gender, band), count in sorted(tally.people.items()):
+                total.add_metric((place.site, place.camera_id, gender, band), count)
+        yield from (visitors, by_ethnicity, total)

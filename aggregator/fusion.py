@@ -1,0 +1,100 @@
+"""What a track says about its visitor: several uncertain looks at one person made into one answer.
+
+Evidence is kept per crop and fused afresh in the order of the sequence, so that the answer depends on which crops were seen
+and never on when, how often or in which order they came.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import exp, log
+from typing import Final, NamedTuple
+
+from msgspec import Struct
+
+from pipeline.attributes import ETHNICITIES, GENDERS, UNKNOWN, age_band
+from pipeline.messages import Prediction
+
+_SURE: Final = 0.995  # no single crop outvotes the rest by being absolutely certain
+
+
+class Evidence(Struct, frozen=True, array_like=True):
+    """What one crop said."""
+
+    sequence: int
+    quality: float
+    age: float | None
+    p_female: float | None
+    p_ethnicity: tuple[float, ...] | None
+
+
+class Cell(Struct, frozen=True, array_like=True):
+    """What is counted: a label per attribute, `unknown` for too little evidence, empty where the attribute is off."""
+
+    gender: str
+    age_band: str
+    ethnicity: str
+
+
+class Visitor(NamedTuple):
+    """What is said of one visitor."""
+
+    cell: Cell
+    age: float | None = None  # years
+    p_female: float | None = None
+
+    @property
+    def unknown(self) -> bool:
+        """True where there was too little evidence."""
+        return self.cell == UNKNOWN_CELL
+
+
+UNKNOWN_CELL: Final = Cell(UNKNOWN, UNKNOWN, UNKNOWN)
+
+
+def evidence_of(prediction: Prediction) -> Evidence:
+    """Keep what fusion needs of a prediction."""
+    return Evidence(
+        prediction.sequence, prediction.quality, prediction.age, prediction.p_female, prediction.p_ethnicity
+    )
+
+
+def fuse(evidence: Sequence[Evidence], least_evidence: float) -> Visitor:
+    """Fuse what was said of one track.
+
+    Ages are averaged; probabilities are pooled by their logarithms (M. Stone, "The opinion pool", Annals of Mathematical
+    Statistics 32, 1961), each crop weighted by its quality. Qualities that sum to less than *least_evidence* say nothing.
+    """
+    ordered = sorted(evidence, key=lambda item: item.sequence)
+    weight = sum(item.quality for item in ordered)
+    if not ordered or weight < least_evidence or weight <= 0:
+        return Visitor(UNKNOWN_CELL)
+
+    years: float | None = None
+    if all(item.age is not None for item in ordered):
+        years = sum(item.quality * (item.age or 0.0) for item in ordered) / weight
+    p_female: float | None = None
+    if all(item.p_female is not None for item in ordered):
+        odds = sum(item.quality * _logit(item.p_female or 0.0) for item in ordered) / weight
+        p_female = 1 / (1 + exp(-odds))
+    ethnicity = ""
+    if all(item.p_ethnicity is not None for item in ordered):
+        pooled = [
+            sum(item.quality * log(max((item.p_ethnicity or ())[label], 1 - _SURE)) for item in ordered)
+            for label in range(len(ETHNICITIES))
+        ]
+        ethnicity = ETHNICITIES[pooled.index(max(pooled))]
+    return Visitor(
+        Cell(
+            gender="" if p_female is None else GENDERS[int(p_female >= 0.5)],
+            age_band="" if years is None else age_band(years),
+            ethnicity=ethnicity,
+        ),
+        years,
+        p_female,
+    )
+
+
+def _logit(p: float) -> float:
+    bounded = min(max(p, 1 - _SURE), _SURE)
+    return log(bounded / (1 - bounded))

@@ -1,0 +1,73 @@
+"""The counts in this process: for tests, and as the plainest statement of what a store promises."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
+
+from aggregator.fields import Bucket, bucket_deltas, tallies, total_deltas
+from aggregator.store import Changes, PartitionState, Place, Position, Snapshot, Tally, TrackKey, TrackState
+from aggregator.windows import Retention, RollingWindow
+from pipeline.messages import CameraStatus
+
+
+class MemoryStore:
+    """Keeps everything in dictionaries under one lock; forgets nothing."""
+
+    def __init__(self, retentions: Iterable[Retention]) -> None:
+        self._retentions = tuple(retentions)
+        self._lock = threading.Lock()
+        self._positions: dict[int, Position] = {}
+        self._tracks: defaultdict[int, dict[TrackKey, TrackState]] = defaultdict(dict)
+        self._buckets: defaultdict[Bucket, Counter[str]] = defaultdict(Counter)
+        self._totals: Counter[str] = Counter()
+        self._cameras: dict[str, CameraStatus] = {}
+
+    def load(self, partition: int) -> PartitionState:
+        """Give what is held of *partition*."""
+        with self._lock:
+            return PartitionState(self._positions.get(partition), dict(self._tracks[partition]))
+
+    def apply(self, partition: int, changes: Changes, *, start: Position | None, end: Position) -> bool:
+        """Apply *changes* and move the position from *start* to *end*, both or neither."""
+        with self._lock:
+            if self._positions.get(partition) != start:
+                return False
+            for bucket, counts in bucket_deltas(changes, self._retentions).items():
+                self._buckets[bucket].update(counts)
+            self._totals.update(total_deltas(changes))
+            for key, state in changes.tracks.items():
+                if state is None:
+                    self._tracks[partition].pop(key, None)
+                else:
+                    self._tracks[partition][key] = state
+            self._cameras.update(changes.cameras)
+            self._positions[partition] = end
+            return True
+
+    def snapshot(self, now: float, windows: Iterable[RollingWindow]) -> Snapshot:
+        """Read every count at *now*."""
+        with self._lock:
+            return Snapshot(
+                {window.name: tallies(self._sum(window, now)) for window in windows},
+                tallies(self._totals),
+                dict(self._cameras),
+            )
+
+    def series(self, now: float, window: RollingWindow) -> list[tuple[int, Mapping[Place, Tally]]]:
+        """Read one window bucket by bucket, oldest first."""
+        with self._lock:
+            return [
+                (start, tallies(self._buckets.get(Bucket(window.bucket_s, start), Counter())))
+                for start in window.buckets(now)
+            ]
+
+    def ping(self) -> None:
+        """Return: this process is there."""
+
+    def _sum(self, window: RollingWindow, now: float) -> Counter[str]:
+        total: Counter[str] = Counter()
+        for start in window.buckets(now):
+            total.update(self._buckets.get(Bucket(window.bucket_s, start), Counter()))
+        return total

@@ -1,0 +1,206 @@
+"""The counts in Redis or Valkey: one Lua call per partition and batch moves counts and position together.
+
+Keys, with one hash tag per partition, so that a call touches one slot of a cluster:
+
+    NS:{P}:position          offset:revision
+    NS:{P}:tracks            camera|track -> MessagePack of TrackState
+    NS:{P}:totals            field (see fields.py) -> visitors, ever
+    NS:{P}:cameras           camera -> MessagePack of CameraStatus
+    NS:{P}:b:SECONDS:START   field -> visitors; expires
+    NS:partitions            set of every P that was ever loaded
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from importlib.resources import files
+from typing import Any, Final
+
+import msgspec
+import redis
+import structlog
+from redis.backoff import ExponentialBackoff
+from redis.retry import Retry
+
+from aggregator.fields import Bucket, bucket_deltas, tallies, total_deltas
+from aggregator.store import Changes, PartitionState, Place, Position, Snapshot, Tally, TrackKey, TrackState
+from aggregator.windows import Retention, RollingWindow
+from pipeline.errors import ConfigError, TransportError
+from pipeline.messages import CameraStatus
+from pipeline.redaction import redact
+
+log = structlog.get_logger()
+
+_encode: Final = msgspec.msgpack.Encoder().encode
+_decode_track: Final = msgspec.msgpack.Decoder(TrackState).decode
+_decode_camera: Final = msgspec.msgpack.Decoder(CameraStatus).decode
+
+
+class RedisStore:
+    """Counts in a Redis or Valkey server. Safe to use from several threads."""
+
+    def __init__(
+        self, url: str, retentions: Iterable[Retention], *, namespace: str = "demographics", timeout_s: float = 5.0
+    ) -> None:
+        """Set up; nothing is asked of the server yet. Raises ConfigError for an address that is none."""
+        self._retentions = tuple(retentions)
+        self._keep = {retention.bucket_s: retention for retention in self._retentions}
+        self._namespace = namespace
+        self._address = redact(url)
+        try:
+            self._redis = redis.Redis.from_url(
+                url,
+                socket_timeout=timeout_s,
+                socket_connect_timeout=timeout_s,
+                health_check_interval=30,
+                retry=Retry(ExponentialBackoff(cap=0.5, base=0.05), 2),
+            )
+        except ValueError as error:
+            raise ConfigError(f"DEMOGRAPHICS_REDIS__URL: {redact(str(error))}; write redis://HOST:PORT/DB") from None
+        scripts = files("aggregator")
+        self._apply = self._redis.register_script(scripts.joinpath("apply.lua").read_text())
+        self._sum = self._redis.register_script(scripts.joinpath("sum.lua").read_text())
+
+    def ping(self) -> None:
+        """Return where the server answers. Raises TransportError."""
+        with self._talking():
+            self._redis.ping()
+
+    def close(self) -> None:
+        """Let go of the connections."""
+        self._redis.close()
+
+    def load(self, partition: int) -> PartitionState:
+        """Give what is held of *partition*, at one moment."""
+        with self._talking():
+            self._redis.sadd(f"{self._namespace}:partitions", partition)
+            reading = self._redis.pipeline(transaction=True)
+            reading.get(self._key(partition, "position"))
+            reading.hgetall(self._key(partition, "tracks"))
+            position, tracks = reading.execute()
+        states = (_decode_track(value) for value in tracks.values())
+        return PartitionState(_parse(position), {(state.camera_id, state.track_id): state for state in states})
+
+    def apply(self, partition: int, changes: Changes, *, start: Position | None, end: Position) -> bool:
+        """Apply *changes* and move the position from *start* to *end*, both or neither."""
+        buckets = bucket_deltas(changes, self._retentions)
+        keys = [self._key(partition, name) for name in ("position", "tracks", "totals", "cameras")]
+        keys += [self._bucket(partition, bucket) for bucket in buckets]
+        kept = {_field(key): state for key, state in changes.tracks.items() if state is not None}
+        forgotten = [_field(key) for key, state in changes.tracks.items() if state is None]
+        arguments: list[Any] = [_text(start), _text(end), len(kept)]
+        for field, state in kept.items():
+            arguments += (field, _encode(state))
+        arguments += (len(forgotten), *forgotten)
+        arguments += _counts(total_deltas(changes))
+        arguments.append(len(changes.cameras))
+        for camera, status in changes.cameras.items():
+            arguments += (camera, _encode(status))
+        for bucket, counts in buckets.items():
+            arguments += (self._keep[bucket.bucket_s].expires(bucket.start), *_counts(counts))
+        with self._talking():
+            return bool(self._apply(keys=keys, args=arguments))
+
+    def snapshot(self, now: float, windows: Iterable[RollingWindow]) -> Snapshot:
+        """Read every count at *now*, in one round trip."""
+        windows = tuple(windows)
+        buckets, ranges = _layout(windows, now)
+        with self._talking():
+            partitions = sorted(int(number) for number in self._redis.smembers(f"{self._namespace}:partitions"))
+            reading = self._redis.pipeline(transaction=False)
+            for partition in partitions:
+                reading.hgetall(self._key(partition, "totals"))
+                reading.hgetall(self._key(partition, "cameras"))
+                self._sum(keys=[self._bucket(partition, bucket) for bucket in buckets], args=ranges, client=reading)
+            answers = reading.execute()
+        sums: list[Counter[str]] = [Counter() for _ in windows]
+        totals: Counter[str] = Counter()
+        cameras: dict[str, CameraStatus] = {}
+        for kept, statuses, summed in zip(answers[0::3], answers[1::3], answers[2::3], strict=True):
+            totals.update({field.decode(): int(amount) for field, amount in kept.items()})
+            for value in statuses.values():
+                status = _decode_camera(value)
+                if status.camera_id not in cameras or cameras[status.camera_id].at < status.at:
+                    cameras[status.camera_id] = status
+            for total, flat in zip(sums, summed, strict=True):
+                total.update(
+                    {field.decode(): int(amount) for field, amount in zip(flat[0::2], flat[1::2], strict=True)}
+                )
+        return Snapshot(
+            {window.name: tallies(total) for window, total in zip(windows, sums, strict=True)}, tallies(totals), cameras
+        )
+
+    def series(self, now: float, window: RollingWindow) -> list[tuple[int, Mapping[Place, Tally]]]:
+        """Read one window bucket by bucket, oldest first."""
+        starts = window.buckets(now)
+        with self._talking():
+            partitions = sorted(int(number) for number in self._redis.smembers(f"{self._namespace}:partitions"))
+            reading = self._redis.pipeline(transaction=False)
+            for start in starts:
+                for partition in partitions:
+                    reading.hgetall(self._bucket(partition, Bucket(window.bucket_s, start)))
+            answers = iter(reading.execute())
+        found: list[tuple[int, Mapping[Place, Tally]]] = []
+        for start in starts:
+            total: Counter[str] = Counter()
+            for _ in partitions:
+                total.update({field.decode(): int(amount) for field, amount in next(answers).items()})
+            found.append((start, tallies(total)))
+        return found
+
+    def _key(self, partition: int, name: str) -> str:
+        return f"{self._namespace}:{{{partition}}}:{name}"
+
+    def _bucket(self, partition: int, bucket: Bucket) -> str:
+        return self._key(partition, f"b:{bucket.bucket_s}:{bucket.start}")
+
+    @contextmanager
+    def _talking(self) -> Iterator[None]:
+        try:
+            yield
+        except redis.exceptions.AuthenticationError:
+            raise TransportError(
+                f"Redis at {self._address} refuses the user name or password; correct DEMOGRAPHICS_REDIS__URL"
+            ) from None
+        except (redis.exceptions.RedisError, OSError) as error:
+            raise TransportError(
+                f"Redis at {self._address} does not answer ({type(error).__name__}: {redact(str(error))[:200]}); "
+                "check that it runs and that DEMOGRAPHICS_REDIS__URL is right"
+            ) from None
+
+
+def _layout(windows: tuple[RollingWindow, ...], now: float) -> tuple[list[Bucket], list[int]]:
+    """List each bucket once, so that windows of one resolution share them, and each window's first and last index."""
+    buckets: list[Bucket] = []
+    ranges: dict[str, tuple[int, int]] = {}
+    for bucket_s in sorted({window.bucket_s for window in windows}):
+        same = [window for window in windows if window.bucket_s == bucket_s]
+        longest = max(same, key=lambda window: window.seconds)
+        buckets += [Bucket(bucket_s, start) for start in longest.buckets(now)]
+        for window in same:
+            ranges[window.name] = (len(buckets) - len(window.buckets(now)) + 1, len(buckets))
+    return buckets, [index for window in windows for index in ranges[window.name]]
+
+
+def _counts(counts: Mapping[str, int]) -> list[Any]:
+    arguments: list[Any] = [len(counts)]
+    for field, amount in counts.items():
+        arguments += (field, amount)
+    return arguments
+
+
+def _field(key: TrackKey) -> str:
+    return f"{key[0]}|{key[1]}"
+
+
+def _text(position: Position | None) -> str:
+    return "" if position is None else f"{position.offset}:{position.revision}"
+
+
+def _parse(position: bytes | None) -> Position | None:
+    if not position:
+        return None
+    offset, revision = position.split(b":")
+    return Position(int(offset), int(revision))

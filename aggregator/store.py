@@ -1,0 +1,114 @@
+"""The store port: what is counted, and the promise that it is counted once.
+
+Counts and the offset they came from move in one atomic step (law 2). A step names the position that it starts from; where the
+store has another, somebody else has applied, and nothing is changed. tests/contract/test_store.py holds both implementations
+to it: `redis_store`, and `memory_store` for tests.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple, Protocol
+
+from msgspec import Struct
+
+from aggregator.fusion import Cell, Evidence
+from aggregator.windows import RollingWindow
+from pipeline.messages import CameraStatus
+
+
+class Position(NamedTuple):
+    """How far a partition has been applied: the next offset, and how many steps it took (some move no offset)."""
+
+    offset: int
+    revision: int
+
+
+class TrackState(Struct, frozen=True, array_like=True):
+    """One track as far as it is known. A closed one is remembered for a while, to tell repeats."""
+
+    site: str
+    camera_id: str
+    track_id: int
+    first_seen: float
+    last_seen: float
+    evidence: tuple[Evidence, ...] = ()
+    counted: Cell | None = None
+    closed: bool = False
+
+
+TrackKey = tuple[str, int]
+
+
+class PlaceCell(NamedTuple):
+    """Where and what."""
+
+    site: str
+    camera_id: str
+    cell: Cell
+
+
+class Place(NamedTuple):
+    """One camera."""
+
+    site: str
+    camera_id: str
+
+
+@dataclass
+class Changes:
+    """What one step changes. Applied as a whole or not at all."""
+
+    counted: Counter[tuple[float, PlaceCell]] = field(default_factory=Counter)
+    """Visitors by first sight (seconds since the epoch) and cell; corrections are negative."""
+    totals: Counter[PlaceCell] = field(default_factory=Counter)
+    """Visitors whose passage has ended; never negative."""
+    tracks: dict[TrackKey, TrackState | None] = field(default_factory=dict)
+    """New states; None forgets."""
+    cameras: dict[str, CameraStatus] = field(default_factory=dict)
+
+
+class PartitionState(NamedTuple):
+    """What the store holds of one partition."""
+
+    position: Position | None
+    tracks: dict[TrackKey, TrackState]
+
+
+class Tally(NamedTuple):
+    """Visitors of one camera in one window or ever, by gender and age band, and by ethnicity."""
+
+    people: Counter[tuple[str, str]]
+    ethnicity: Counter[str]
+
+
+class Snapshot(NamedTuple):
+    """Everything that is shown, at one moment."""
+
+    windows: Mapping[str, Mapping[Place, Tally]]  # by the window's name
+    totals: Mapping[Place, Tally]
+    cameras: Mapping[str, CameraStatus]
+
+
+class Store(Protocol):
+    """Keeps the counts. Every method raises TransportError where the store does not answer."""
+
+    def load(self, partition: int) -> PartitionState:
+        """Give what is held of *partition*."""
+
+    def apply(self, partition: int, changes: Changes, *, start: Position | None, end: Position) -> bool:
+        """Apply *changes* and move the position from *start* to *end*, both or neither.
+
+        False where the position is not *start*: somebody else has applied; load again.
+        """
+
+    def snapshot(self, now: float, windows: Iterable[RollingWindow]) -> Snapshot:
+        """Read every count, over all partitions, at *now* (seconds since the epoch)."""
+
+    def series(self, now: float, window: RollingWindow) -> list[tuple[int, Mapping[Place, Tally]]]:
+        """Read one window bucket by bucket, oldest first, empty buckets included."""
+
+    def ping(self) -> None:
+        """Return where the store answers."""

@@ -1,0 +1,92 @@
+"""What is shown: a snapshot of the counts as documents for the API, the page, the terminal and the final report."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from aggregator.store import Place, Snapshot, Tally
+from aggregator.windows import RollingWindow
+from pipeline.attributes import AGE_BANDS, ETHNICITIES, GENDERS, UNKNOWN
+from pipeline.messages import CameraStatus
+
+
+def merged(tallies: Iterable[Tally]) -> Tally:
+    """Add tallies up."""
+    total = Tally(Counter(), Counter())
+    for tally in tallies:
+        total.people.update(tally.people)
+        total.ethnicity.update(tally.ethnicity)
+    return total
+
+
+def tally_view(tally: Tally) -> dict[str, Any]:
+    """Show one tally: every label is there, zero or not; those of unknown visitors are counted apart."""
+    people = tally.people
+    return {
+        "visitors": people.total(),
+        "unknown": people[(UNKNOWN, UNKNOWN)],
+        "gender": {g: sum(n for (gender, _), n in people.items() if gender == g) for g in GENDERS},
+        "age_band": {b: sum(n for (_, band), n in people.items() if band == b) for b in AGE_BANDS},
+        "ethnicity": {e: tally.ethnicity[e] for e in ETHNICITIES},
+        "pyramid": {b: {g: people[(g, b)] for g in GENDERS} for b in AGE_BANDS},
+    }
+
+
+def _by_camera(tallies: Mapping[Place, Tally]) -> dict[str, Any]:
+    return {
+        place.camera_id: {"site": place.site, **tally_view(tally)}
+        for place, tally in sorted(tallies.items(), key=lambda item: item[0])
+    }
+
+
+def windows_view(snapshot: Snapshot, windows: Iterable[RollingWindow], now: float) -> dict[str, Any]:
+    """Show every rolling window, over all cameras and by camera, and the totals of ended passages."""
+    return {
+        "now": now,
+        "windows": [
+            {
+                "name": window.name,
+                "seconds": window.seconds,
+                **tally_view(merged(snapshot.windows[window.name].values())),
+                "cameras": _by_camera(snapshot.windows[window.name]),
+            }
+            for window in windows
+        ],
+        "total": {**tally_view(merged(snapshot.totals.values())), "cameras": _by_camera(snapshot.totals)},
+    }
+
+
+def cameras_view(statuses: Mapping[str, CameraStatus], now: float, stale_s: float = 15.0) -> list[dict[str, Any]]:
+    """Show every camera; one whose worker has said nothing for *stale_s* is `silent`, unless it has ended."""
+    return [
+        {
+            "id": status.camera_id,
+            "site": status.site,
+            "state": "silent" if now - status.at > stale_s and status.state != "ended" else status.state,
+            "reason": status.reason,
+            "address": status.address,
+            "fps": status.fps if now - status.at <= stale_s else 0.0,
+            "frames": status.frames,
+            "reconnects": status.reconnects,
+            "reported_at": status.at,
+        }
+        for _, status in sorted(statuses.items())
+    ]
+
+
+def series_view(series: Iterable[tuple[int, Mapping[Place, Tally]]], window: RollingWindow) -> dict[str, Any]:
+    """Show one window bucket by bucket."""
+    return {
+        "window": window.name,
+        "bucket_s": window.bucket_s,
+        "buckets": [
+            {
+                "start": start,
+                **tally_view(merged(tallies.values())),
+                "cameras": {p.camera_id: t.people.total() for p, t in tallies.items()},
+            }
+            for start, tallies in series
+        ],
+    }

@@ -1,0 +1,86 @@
+"""Inference's side of the worker loop: decode in parallel, predict in one pass, publish, return once acknowledged."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from inference.predictor import Predictor
+from inference.step import Face, predict
+from pipeline import telemetry as metrics
+from pipeline.attributes import Attribute
+from pipeline.bus import PREDICTIONS, Producer, Record
+from pipeline.errors import InvalidMessage
+from pipeline.manifest import Manifest
+from pipeline.messages import FaceCrop, TrackEnded, decode, encode, headers
+from pipeline.telemetry import Telemetry
+
+FLUSH_S: Final = 30.0
+
+
+class InferenceHandler:
+    """Turns face crops into predictions. One thread owns it."""
+
+    def __init__(
+        self,
+        predictor: Predictor,
+        manifest: Manifest,
+        producer: Producer,
+        telemetry: Telemetry,
+        *,
+        attributes: Collection[Attribute],
+        decode_crop: Callable[[bytes, int], NDArray[np.uint8]],
+        dead_letter: Callable[[Record, InvalidMessage], None],
+        decoders: int = 2,
+    ) -> None:
+        self._predictor = predictor
+        self._manifest = manifest
+        self._producer = producer
+        self._telemetry = telemetry
+        self._attributes = frozenset(attributes)
+        self._decode_crop = decode_crop
+        self._dead_letter = dead_letter
+        self._pool = ThreadPoolExecutor(decoders, thread_name_prefix="jpeg")
+
+    def handle(self, records: Sequence[Record]) -> None:
+        """Publish what the records say; returns once every prediction is acknowledged. Raises TransportError."""
+        items: list[Face | TrackEnded] = []
+        for record, item in zip(records, self._pool.map(self._decode, records), strict=True):
+            if isinstance(item, InvalidMessage):
+                self._dead_letter(record, item)
+            else:
+                items.append(item)
+        faces = sum(isinstance(item, Face) for item in items)
+        if faces:
+            with self._telemetry.timed(metrics.INFERENCE_SECONDS):
+                said = predict(items, self._predictor, self._manifest, self._attributes)
+            self._telemetry.observe(metrics.BATCH_FILL, faces)
+        else:
+            said = predict(items, self._predictor, self._manifest, self._attributes)
+        for message in said:
+            self._producer.send(PREDICTIONS, key=message.camera_id.encode(), value=encode(message), headers=headers())
+        self._producer.flush(FLUSH_S)
+        self._telemetry.add(metrics.PREDICTIONS_TOTAL, faces)
+
+    def idle(self) -> None:
+        """Do nothing: time asks nothing of inference."""
+
+    def close(self) -> None:
+        """Let go of the decoders."""
+        self._pool.shutdown(cancel_futures=True)
+
+    def _decode(self, record: Record) -> Face | TrackEnded | InvalidMessage:
+        """Decide all that can be wrong with a record (law 3): the error is a value, so that the batch goes on."""
+        try:
+            message = decode(record.value, record.headers)
+            if isinstance(message, FaceCrop):
+                return Face(message, self._decode_crop(message.jpeg, self._manifest.crop.size_px))
+            if isinstance(message, TrackEnded):
+                return message
+            return InvalidMessage("malformed", f"a {type(message).__name__} is not for this topic")
+        except InvalidMessage as error:
+            return error

@@ -1,0 +1,147 @@
+"""Cameras, streams and files by PyAV (FFmpeg): typed errors, real timestamps, time-outs that hold.
+
+RTSP goes over TCP: over UDP a lost packet tears the picture. The stream's clock is anchored to UTC once per connection, at its
+first frame; a clock that then leaves ours by half a minute is a fault, and the connection is made anew.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator
+from typing import Final
+
+import av
+import av.error
+import numpy as np
+from av.container import InputContainer
+from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
+
+from ingest.detector import Image
+from ingest.source import Frame
+from pipeline.cameras import Camera
+from pipeline.errors import SourceLost, SourceNotFound, SourceRefused, SourceUnreachable, SourceUnreadable
+
+CLOCK_TOLERANCE_S: Final = 30.0
+
+
+def _describe(error: Exception, camera: Camera) -> SourceLost:
+    """Turn FFmpeg's word for it into ours: which camera, what happened, what to do. FFmpeg's text has the password in it."""
+    where = f"camera {camera.id} at {camera.address}"
+    if isinstance(error, (av.error.HTTPUnauthorizedError, av.error.HTTPForbiddenError)):
+        return SourceRefused(f"{where} refuses the user name or password; correct them in the camera's url")
+    if isinstance(error, (av.error.HTTPNotFoundError, FileNotFoundError)):
+        return SourceNotFound(
+            f"{where} is not there: the host answers, the path does not exist; correct the end of its url"
+        )
+    if isinstance(error, (PermissionError, IsADirectoryError)):
+        return SourceUnreadable(f"{where} cannot be read ({type(error).__name__}); check the file and its rights")
+    if isinstance(error, (av.error.InvalidDataError, av.error.DecoderNotFoundError, av.error.DemuxerNotFoundError)):
+        return SourceUnreadable(
+            f"{where} sends nothing that can be decoded as video; check that it is a video stream or file"
+        )
+    if isinstance(error, (ConnectionRefusedError, TimeoutError, av.error.ExitError)):
+        return SourceUnreachable(f"{where} does not answer ({_word(error)}); check address, port, cable and firewall")
+    if isinstance(error, av.error.OSError):
+        return SourceUnreachable(f"{where} cannot be reached ({_word(error)}); check the host's name and the network")
+    return SourceLost(f"{where} broke off ({_word(error)}); it will be tried again")
+
+
+def _word(error: Exception) -> str:
+    text = getattr(error, "strerror", None)
+    return str(text).lower() if text else type(error).__name__
+
+
+class AvSource:
+    """One connection to a camera or one reading of a file."""
+
+    def __init__(self, camera: Camera, *, open_timeout_s: float, read_timeout_s: float) -> None:
+        """Connect. Raises SourceLost, or the kind of it that says why."""
+        self.live = camera.live
+        self._camera = camera
+        self._closed = False
+        self._reading = False
+        address = str(camera.path) if camera.path else camera.url.get_secret_value()
+        options = dict(camera.options)
+        if address.startswith("rtsp"):
+            options = {"rtsp_transport": "tcp", "fflags": "nobuffer", **options}
+        elif self.live:  # motion JPEG carries no clock of its own
+            options = {"use_wallclock_as_timestamps": "1", **options}
+        try:
+            self._container: InputContainer = av.open(
+                address, options=options, timeout=(open_timeout_s, read_timeout_s) if self.live else None
+            )
+        except (av.error.FFmpegError, OSError, ValueError) as error:
+            raise _describe(error, camera) from None  # the cause's text holds the address with its password
+        if not self._container.streams.video:
+            self.close()
+            raise SourceUnreadable(f"camera {camera.id} at {camera.address} has no video; name a stream that has")
+        self.stream: VideoStream = self._container.streams.video[0]
+        # Frame threads would hold back as many frames as there are threads: latency for a camera, speed for a file.
+        self.stream.thread_type = "SLICE" if self.live else "AUTO"
+
+    def duration_s(self) -> float:
+        """Give the length of a file in seconds, 0 where it does not say."""
+        if self._container.duration is not None:
+            return max(0.0, self._container.duration / av.time_base)
+        return 0.0
+
+    def frames(self) -> Iterator[Frame]:
+        """Give every frame in order; ends with a file. Raises SourceLost where the connection breaks."""
+        anchor = time.time() if self.live else time.time() - self.duration_s()
+        first_at: float | None = None
+        self._reading = True
+        try:
+            for picture in self._container.decode(self.stream):
+                now = time.time()
+                if self._closed:
+                    return
+                at = (
+                    None if picture.pts is None or picture.time_base is None else float(picture.pts * picture.time_base)
+                )
+                if first_at is None and at is not None:
+                    first_at, anchor = at, now if self.live else anchor
+                captured_at = now if at is None or first_at is None else anchor + at - first_at
+                if self.live and abs(captured_at - now) > CLOCK_TOLERANCE_S:
+                    raise SourceLost(
+                        f"camera {self._camera.id}: its clock left ours by {captured_at - now:+.0f} s within one connection; "
+                        "reconnecting"
+                    )
+                yield Frame(captured_at, _Pixels(picture))
+        except (av.error.FFmpegError, OSError, ValueError) as error:
+            if not self._closed:
+                raise _describe(error, self._camera) from None
+        finally:
+            self._reading = False
+            self._release()
+        if self.live and not self._closed:
+            raise SourceLost(
+                f"camera {self._camera.id} at {self._camera.address} ended its stream; it will be tried again"
+            )
+
+    def close(self) -> None:
+        """Let go of the connection; ends `frames`. Never raises.
+
+        FFmpeg must not be freed under a thread that reads: where one does, it lets go itself, at its next frame or time-out.
+        """
+        self._closed = True
+        if not self._reading:
+            self._release()
+
+    def _release(self) -> None:
+        with contextlib.suppress(Exception):
+            self._container.close()
+
+
+class _Pixels:
+    """A picture that is converted when asked for."""
+
+    __slots__ = ("_picture",)
+
+    def __init__(self, picture: VideoFrame) -> None:
+        self._picture = picture
+
+    def __call__(self) -> Image:
+        """Give (height, width, 3) uint8, BGR."""
+        return np.asarray(self._picture.to_ndarray(format="bgr24"), np.uint8)

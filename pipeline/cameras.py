@@ -1,0 +1,188 @@
+"""cameras.yaml: which cameras there are. Everything wrong with it is said at once, by line of thought: camera and key.
+
+site: museum                # optional; 'default'
+cameras:
+  - id: entrance            # letters, digits, . _ -
+    url: rtsp://viewer:${ENTRANCE_PASSWORD}@10.0.0.11:554/stream2
+    site: museum-north      # optional; the file's
+    detect_fps: 5           # optional; the setting's
+    max_side_px: 960        # optional; the setting's
+    options: {buffer_size: "1048576"}   # optional; handed to FFmpeg
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Final
+from urllib.parse import urlsplit
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
+
+from pipeline.errors import ConfigError
+from pipeline.redaction import redact
+from pipeline.settings import describe_problem, known_names
+
+SCHEMES: Final = ("rtsp", "rtsps", "http", "https", "file")
+_VARIABLE: Final = re.compile(r"\$\{([^}]*)\}")
+_NAME: Final = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"
+_NAME_RULE: Final = "use 1 to 64 letters, digits, '.', '_' or '-', and begin with a letter or digit"
+
+
+def _name(value: str) -> str:
+    if not re.match(_NAME, value):
+        raise ValueError(_NAME_RULE)
+    return value
+
+
+class Camera(BaseModel):
+    """One camera, stream or file."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    id: str
+    url: SecretStr
+    site: str = "default"
+    detect_fps: Annotated[float, Field(gt=0, le=60)] | None = None
+    max_side_px: Annotated[int, Field(ge=160, le=3840)] | None = None
+    options: dict[str, str] = {}
+
+    _id = field_validator("id")(_name)
+    _site = field_validator("site")(_name)
+
+    @field_validator("url")
+    @classmethod
+    def _address(cls, value: SecretStr) -> SecretStr:
+        check_address(value.get_secret_value())
+        return value
+
+    @property
+    def address(self) -> str:
+        """Where it is, without credentials: for logs, metrics, pages."""
+        return redact(self.url.get_secret_value())
+
+    @property
+    def path(self) -> Path | None:
+        """Its file, where it is one."""
+        return file_of(self.url.get_secret_value())
+
+    @property
+    def live(self) -> bool:
+        """True where frames come at their own pace."""
+        return self.path is None
+
+
+def file_of(address: str) -> Path | None:
+    """Give the path that *address* names, or None for a network address."""
+    if address.startswith("file://"):
+        return Path(urlsplit(address).path)
+    return None if "://" in address else Path(address)
+
+
+def check_address(address: str) -> None:
+    """Raise ValueError that says what is wrong with a camera's address; never with its credentials in it."""
+    if not address.strip():
+        raise ValueError("is empty; write rtsp://HOST/PATH, http://HOST/PATH or a file's path")
+    if "://" not in address:
+        return
+    scheme = address.split("://", 1)[0].lower()
+    if scheme not in SCHEMES:
+        raise ValueError(f"scheme '{scheme}' is not one of {', '.join(SCHEMES)}; {known_names(SCHEMES, scheme)}")
+    try:
+        parts = urlsplit(address)
+        host, _ = parts.hostname, parts.port
+    except ValueError:
+        raise ValueError("is not a well-formed address; write / ? # @ : in a password as %2F %3F %23 %40 %3A") from None
+    if scheme != "file" and not host:
+        raise ValueError("names no host; write rtsp://HOST/PATH")
+
+
+def load_cameras(path: Path, environment: Mapping[str, str] | None = None) -> tuple[Camera, ...]:
+    """Read a camera file. Raises ConfigError that lists every problem in it."""
+    try:
+        loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such file; copy cameras.example.yaml and fill it in") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not readable ({type(error).__name__}); it must be a text file in UTF-8") from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f", line {mark.line + 1}" if mark else ""
+        raise ConfigError(f"{path}{where}: not YAML ({getattr(error, 'problem', None) or 'malformed'})") from None
+    return parse_cameras(loaded, str(path), os.environ if environment is None else environment)
+
+
+def parse_cameras(loaded: Any, source: str, environment: Mapping[str, str]) -> tuple[Camera, ...]:
+    """Turn a loaded camera file into cameras. Raises ConfigError that lists every problem; *source* names the file."""
+    if not isinstance(loaded, dict) or not isinstance(loaded.get("cameras"), list) or not loaded["cameras"]:
+        raise ConfigError(f"{source}: needs a list 'cameras' with at least one camera, each with 'id' and 'url'")
+    problems = [
+        f"{source}: '{key}': there is no such key; {known_names(('site', 'cameras'), str(key))}"
+        for key in loaded
+        if key not in {"site", "cameras"}
+    ]
+    cameras: list[Camera] = []
+    for number, entry in enumerate(loaded["cameras"], start=1):
+        if not isinstance(entry, dict):
+            problems.append(f"{source}: camera {number}: must be a mapping with 'id' and 'url'")
+            continue
+        where = f"{source}: camera {number} ({entry.get('id', 'no id')})"
+        filled = {"site": loaded.get("site", "default"), **{str(key): value for key, value in entry.items()}}
+        if isinstance(filled.get("url"), str):
+            missing = [name for name in _VARIABLE.findall(filled["url"]) if name not in environment]
+            problems += [f"{where}: ${{{name}}} is not set; export it before you start" for name in missing]
+            if missing:
+                continue
+            filled["url"] = _VARIABLE.sub(lambda match: environment[match[1]], filled["url"])
+        try:
+            cameras.append(Camera.model_validate(filled))
+        except ValidationError as error:
+            problems += [_problem(where, detail) for detail in error.errors(include_url=False)]
+    twice = [name for name, count in Counter(camera.id for camera in cameras).items() if count > 1]
+    problems += [f"{source}: camera id '{name}' is used more than once; ids must differ" for name in twice]
+    if problems:
+        raise ConfigError(problems)
+    return tuple(cameras)
+
+
+def _problem(where: str, detail: Any) -> str:
+    key = ".".join(str(part) for part in detail["loc"])
+    said = describe_problem(f"{where}: '{key}'", detail)
+    if detail["type"] == "extra_forbidden":
+        said += f"; {known_names(Camera.model_fields, key)}"
+    return said
+
+
+def cameras_of_sources(sources: list[str]) -> tuple[Camera, ...]:
+    """Name a camera for each address or file given on the command line. Raises ConfigError with every problem."""
+    problems, cameras, used = [], [], set[str]()
+    for number, source in enumerate(sources, start=1):
+        try:
+            check_address(source)
+        except ValueError as error:
+            problems.append(f"--source {redact(source)}: {error}")
+            continue
+        path = file_of(source)
+        stem = path.stem if path else urlsplit(source).path.strip("/").replace("/", "-")
+        name = re.sub(r"[^A-Za-z0-9_.-]", "-", stem).lstrip("-._")[:48] or f"camera-{number}"
+        name = name if name not in used else f"{name}-{number}"
+        used.add(name)
+        cameras.append(Camera(id=name, url=SecretStr(source)))
+    if problems:
+        raise ConfigError(problems)
+    return tuple(cameras)
+
+
+def check_files(cameras: tuple[Camera, ...]) -> None:
+    """Raise ConfigError that lists every camera whose file is not there: waiting brings no file."""
+    problems = [
+        f"camera {camera.id}: {camera.path}: {'is a folder' if camera.path.is_dir() else 'no such file'}; name a video file"
+        for camera in cameras
+        if camera.path is not None and not camera.path.is_file()
+    ]
+    if problems:
+        raise ConfigError(problems)

@@ -1,0 +1,204 @@
+"""The command line: `demographics ...`. Each command imports what it needs when it runs, so that help is there at once."""
+
+from __future__ import annotations
+
+import json as jsonlib
+import os
+import sys
+import threading
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from pipeline.errors import ConfigError, PipelineError
+from training.commands import evaluate, export, train
+
+app = typer.Typer(
+    name="demographics",
+    help="Who comes in: streaming demographics from CCTV cameras, everybody counted once, no picture kept.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+cameras_app = typer.Typer(help="Cameras: check them before they count.", no_args_is_help=True)
+app.add_typer(cameras_app, name="cameras")
+app.command()(train)
+app.command()(evaluate)
+app.command()(export)
+
+JsonOption = Annotated[
+    bool, typer.Option("--json", help="Print the report on stdout as JSON; everything else goes to stderr.")
+]
+
+
+def _print_json(document: Any) -> None:
+    sys.stdout.write(jsonlib.dumps(document) + "\n")
+    sys.stdout.flush()
+
+
+@app.command()
+def demo(
+    seconds: Annotated[float, typer.Option(min=0, help="End after this long; 0: run until Ctrl-C.")] = 0,
+    json: JsonOption = False,
+    port: Annotated[int | None, typer.Option(help="Port of page and metrics; 8080, or any when that is taken.")] = None,
+) -> None:
+    """Two RTSP cameras that need no hardware, everything in one process, live page and /metrics."""
+    from demo.command import run_demo
+    from pipeline.distributed import stop_on_signals
+    from pipeline.settings import load_settings
+    from pipeline.telemetry import configure_logging
+
+    settings = load_settings()
+    configure_logging(level="WARNING", json=False)
+    document = run_demo(settings, stop_on_signals(), seconds=seconds, port=port)
+    if json:
+        _print_json(document)
+
+
+@app.command()
+def run(
+    cameras: Annotated[
+        Path | None, typer.Argument(help="A camera file; see cameras.example.yaml.", metavar="CAMERAS.yaml")
+    ] = None,
+    source: Annotated[
+        list[str] | None, typer.Option(help="An address or a file; may be given several times.", metavar="URL|FILE")
+    ] = None,
+    until_end: Annotated[bool, typer.Option("--until-end", help="Stop when every file or stream has ended.")] = False,
+    json: JsonOption = False,
+    port: Annotated[int | None, typer.Option(help="Port of page and metrics; 8080 unless set, 0 for any.")] = None,
+) -> None:
+    """Run the pipeline in one process on your cameras or files."""
+    from pipeline.cameras import cameras_of_sources, load_cameras
+    from pipeline.distributed import stop_on_signals
+    from pipeline.local import run_cameras
+    from pipeline.settings import load_settings
+    from pipeline.telemetry import configure_logging
+
+    settings = load_settings()
+    if (cameras is None) == (not source):
+        raise ConfigError(
+            "name either a camera file or one or more --source, not both: `demographics run cameras.yaml`"
+        )
+    wanted = load_cameras(cameras) if cameras else cameras_of_sources(source or [])
+    configure_logging(level=settings.log_level, json=not sys.stderr.isatty())
+    document = run_cameras(settings, wanted, stop_on_signals(), until_end=until_end, port=port, table=not json)
+    if json:
+        _print_json(document)
+
+
+@app.command()
+def ingest(
+    cameras: Annotated[Path, typer.Argument(help="A camera file; see cameras.example.yaml.", metavar="CAMERAS.yaml")],
+) -> None:
+    """Run the ingest service: cameras to face crops on Kafka."""
+    from ingest.__main__ import serve
+    from pipeline.cameras import load_cameras
+
+    settings = _service_settings()
+    serve(settings, load_cameras(cameras))
+
+
+@app.command()
+def infer() -> None:
+    """Run the inference service: face crops to predictions. As many as you like."""
+    from inference.__main__ import serve
+
+    serve(_service_settings())
+
+
+@app.command()
+def aggregate() -> None:
+    """Run the aggregator: predictions to counts in Redis, /metrics, API and live page."""
+    from aggregator.__main__ import serve
+
+    serve(_service_settings())
+
+
+def _service_settings() -> Any:
+    from pipeline.settings import load_settings
+    from pipeline.telemetry import configure_logging
+
+    settings = load_settings()
+    configure_logging(level=settings.log_level, json=True)
+    return settings
+
+
+@cameras_app.command("check")
+def cameras_check(
+    cameras: Annotated[Path, typer.Argument(help="A camera file; see cameras.example.yaml.", metavar="CAMERAS.yaml")],
+    seconds: Annotated[float, typer.Option(min=0.5, max=120, help="How long to look at each camera.")] = 5.0,
+    json: JsonOption = False,
+) -> None:
+    """Open each camera and say codec, size, fps, time to the first frame, faces seen; exit status 2 if one fails."""
+    from ingest.check import check_cameras, show_checks
+    from pipeline.cameras import load_cameras
+    from pipeline.settings import load_settings
+
+    results = check_cameras(load_cameras(cameras), load_settings().ingest, seconds=seconds)
+    if json:
+        _print_json([result.document() for result in results])
+    else:
+        show_checks(results)
+    if any(result.problem for result in results):
+        raise typer.Exit(2)
+
+
+@app.command()
+def predict(
+    image: Annotated[Path, typer.Argument(help="A picture or a film.", metavar="IMAGE|VIDEO")],
+    out: Annotated[
+        Path, typer.Option("-o", "--out", help="Where to write it with boxes and labels drawn.", metavar="OUT")
+    ],
+    json: JsonOption = False,
+    model: Annotated[Path | None, typer.Option(help="Folder of a model; the setting's unless given.")] = None,
+) -> None:
+    """Draw boxes with age, gender and ethnicity on a picture or a film."""
+    from pipeline.annotate import annotate
+    from pipeline.settings import load_settings
+
+    settings = load_settings()
+    document = annotate(image, out, settings, model or settings.inference.model)
+    if json:
+        _print_json(document)
+
+
+@app.command()
+def report(
+    window: Annotated[str, typer.Option(help="A rolling window such as 15m, or all.")] = "15m",
+    json: JsonOption = False,
+) -> None:
+    """Show the current counters in the terminal, straight from Redis."""
+    from pipeline.reading import read_report
+    from pipeline.settings import load_settings
+
+    document, table = read_report(load_settings(), window)
+    if json:
+        _print_json(document)
+    else:
+        from rich.console import Console
+
+        Console().print(table)
+
+
+def main() -> None:
+    """Run a command. What the user can mend is one paragraph on stderr and exit status 2, never a traceback."""
+    # The FFmpeg within OpenCV and PyAV writes addresses to stderr at its own discretion: with their passwords.
+    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
+    threading.excepthook = _thread_failed
+    try:
+        app()
+    except PipelineError as error:
+        lines = error.problems if isinstance(error, ConfigError) else (str(error),)
+        sys.stderr.write(
+            "demographics: " + "\n".join(f"{'  ' if n else ''}{line}" for n, line in enumerate(lines)) + "\n"
+        )
+        sys.exit(2)
+
+
+def _thread_failed(failure: threading.ExceptHookArgs) -> None:
+    """Stay silent: whoever runs a thread has logged its failure, with addresses redacted; a traceback is not."""
+
+
+if __name__ == "__main__":
+    main()

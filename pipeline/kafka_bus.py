@@ -1,0 +1,594 @@
+"""The bus on Apache Kafka, by kafka-python.
+
+What the client leaves to us: it bounds no memory, so unacknowledged records are counted here; a constructor that fails
+leaves its thread behind, so the connection is kept in hand and closed; a join that ends between two polls is forgotten
+and begun anew, so its result is kept; one partition may stop being fetched while the others go on (kafka-python#3131,
+#3106), so a watchdog compares position and end of log.
+
+Every error of the client becomes a TransportError that names the servers. The client's own log is held at WARNING:
+below, it prints its configuration, passwords included, and every record with the picture in it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from math import ceil
+from typing import Any, Final, TypeVar
+
+import structlog
+from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer
+from kafka import TopicPartition as KafkaTopicPartition
+from kafka.consumer.subscription_state import ConsumerRebalanceListener
+from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
+from kafka.errors import (
+    CommitFailedError,
+    FencedInstanceIdError,
+    IllegalGenerationError,
+    KafkaConfigurationError,
+    KafkaError,
+    MessageSizeTooLargeError,
+    RebalanceInProgressError,
+    TopicAlreadyExistsError,
+    UnknownMemberIdError,
+)
+from kafka.net.compat import KafkaNetClient
+from kafka.structs import OffsetAndMetadata
+
+from pipeline.bus import Headers, Record, StartAt, TopicPartition, TopicSpec
+from pipeline.errors import ConfigError, TransportError
+
+logging.getLogger("kafka").setLevel(logging.WARNING)
+
+_log: Final = structlog.get_logger()
+
+RECONNECT_MAX_MS: Final = 2_000  # the client's 30 s would keep us away long after the broker is back
+FETCH_MAX_BYTES: Final = 16 << 20  # held per consumer and broker; the client's 50 MiB is an hour of crops
+STALL_CHECK_S: Final = 15.0
+STALL_QUESTION_MS: Final = 2_000
+CLOSE_S: Final = 5.0
+
+_SECURITY: Final = frozenset(
+    name for name in KafkaAdminClient.DEFAULT_CONFIG if name.startswith(("security_", "ssl_", "sasl_"))
+)
+_MEMBERSHIP_LOST: Final = (CommitFailedError, IllegalGenerationError, RebalanceInProgressError, UnknownMemberIdError)
+
+
+@contextlib.contextmanager
+def _errors_name(servers: str, doing: str) -> Iterator[None]:
+    """Turn the client's errors into ours."""
+    try:
+        yield
+    except KafkaConfigurationError as error:
+        raise ConfigError(f"Kafka's client does not take these settings: {error}") from None
+    except FencedInstanceIdError:
+        raise TransportError(
+            f"Kafka at {servers} has seen another consumer with this member's name; give each its own"
+        ) from None
+    except KafkaError as error:
+        raise TransportError(
+            f"Kafka at {servers} failed while {doing} ({_said(error)}); check that it runs and can be reached"
+        ) from error
+
+
+def _said(error: BaseException) -> str:
+    name, text = type(error).__name__, str(error)
+    return text if text.startswith(name) else f"{name}: {text}" if text else name
+
+
+class _Clients:
+    """Makes the client's objects; closes the connection of one whose constructor failed."""
+
+    def __init__(self, settings: Mapping[str, Any]) -> None:
+        self._settings = settings
+
+    def make(self, kind: Callable[..., Any], **settings: Any) -> Any:
+        opened: list[KafkaNetClient] = []
+
+        def connection(**configuration: Any) -> KafkaNetClient:
+            opened.append(KafkaNetClient(**configuration))
+            return opened[-1]
+
+        try:
+            return kind(**{**self._settings, **settings}, kafka_client=connection)
+        except BaseException:
+            for client in opened:
+                client.close()
+            raise
+
+
+class KafkaBusProducer:
+    """Appends records, at most *max_in_flight* of them unacknowledged."""
+
+    def __init__(self, producer: Any, *, servers: str, max_in_flight: int, send_timeout_s: float) -> None:
+        self._producer = producer
+        self._servers = servers
+        self._max_in_flight = max_in_flight
+        self._send_timeout_s = send_timeout_s
+        self._numbers = itertools.count()
+        self._in_flight: dict[int, None] = {}  # numbers of unacknowledged records, oldest first
+        self._changed = threading.Condition()
+        self._lost = 0
+        self._lost_because = ""
+        self.closed = False
+
+    def send(self, topic: str, *, key: bytes, value: bytes, headers: Headers) -> None:
+        """Hand over one record. What becomes of it is `flush`'s to say; raises ValueError for one that is too large."""
+        with self._changed:
+            if not self._changed.wait_for(self._has_room, self._send_timeout_s):
+                raise TransportError(
+                    f"Kafka at {self._servers} has acknowledged none of {len(self._in_flight)} records"
+                    f" for {self._send_timeout_s:g} s; check that it runs and can be reached, then send again"
+                )
+            if self.closed:
+                raise TransportError("the producer is closed")
+            number = next(self._numbers)
+            self._in_flight[number] = None
+        try:
+            with _errors_name(self._servers, f"sending to {topic}"):
+                future = self._append(topic, key, value, headers)
+        except BaseException:
+            self._done(number)
+            raise
+        future.add_callback(partial(self._done, number))
+        future.add_errback(partial(self._failed, number))
+
+    def flush(self, timeout_s: float) -> None:
+        """Wait for the acknowledgement of everything sent; raises for what was lost since the last flush, once."""
+        last = next(self._numbers)
+        with self._changed:
+            flushed = self._changed.wait_for(lambda: next(iter(self._in_flight), last) >= last, timeout_s)
+            lost, because = self._lost, self._lost_because
+            self._lost = 0
+            if lost:
+                raise TransportError(
+                    f"Kafka at {self._servers} did not take {lost} records ({because}); send them again"
+                )
+            if not flushed:
+                raise TransportError(
+                    f"Kafka at {self._servers} has not acknowledged {len(self._in_flight)} records"
+                    f" within {timeout_s:g} s; check that it runs and can be reached, then flush or send again"
+                )
+
+    def close(self) -> None:
+        """Flush for a moment, then let go."""
+        with self._changed:
+            if self.closed:
+                return
+            self.closed = True
+            self._changed.notify_all()
+        try:
+            self._producer.close(timeout=CLOSE_S)
+        except Exception as error:  # noqa: BLE001  the port's close never raises
+            _log.warning("producer_closed_with_records_in_flight", records=len(self._in_flight), error=_said(error))
+            # close() gives up where its flush does, and leaves the sender's thread running.
+            with contextlib.suppress(Exception):
+                self._producer._sender.force_close()  # noqa: SLF001
+                self._producer._sender.join(CLOSE_S)  # noqa: SLF001
+                self._producer.close(timeout=CLOSE_S)
+
+    def _append(self, topic: str, key: bytes, value: bytes, headers: Headers) -> Any:
+        try:
+            return self._producer.send(topic, key=key, value=value, headers=list(headers))
+        except MessageSizeTooLargeError as error:
+            raise ValueError(f"for {topic}: {error}") from None
+
+    def _has_room(self) -> bool:
+        return len(self._in_flight) < self._max_in_flight or self.closed
+
+    def _done(self, number: int, _: object = None) -> None:
+        with self._changed:
+            self._in_flight.pop(number, None)
+            self._changed.notify_all()
+
+    def _failed(self, number: int, error: BaseException) -> None:
+        with self._changed:
+            first = not self._lost
+            self._lost += 1
+            self._lost_because = _said(error)
+        if first and not self.closed:
+            _log.warning("records_not_taken_by_kafka", servers=self._servers, error=_said(error))
+        self._done(number)
+
+
+class _Assignment(ConsumerRebalanceListener):  # type: ignore[misc]  # kafka-python ships no types
+    """What the client's own thread tells: partitions whose start is still to be asked, and partitions that are gone."""
+
+    def __init__(self, group: str) -> None:
+        self._group = group
+        self._lock = threading.Lock()
+        self.new: set[KafkaTopicPartition] = set()
+        self.gone: set[KafkaTopicPartition] = set()
+
+    def on_partitions_assigned(self, assigned: set[KafkaTopicPartition]) -> None:
+        with self._lock:
+            self.new |= set(assigned)
+        _log.info("partitions_assigned", group=self._group, partitions=_numbers(assigned))
+
+    def on_partitions_revoked(self, revoked: set[KafkaTopicPartition]) -> None:
+        self._let_go(revoked)
+        _log.info("partitions_revoked", group=self._group, partitions=_numbers(revoked))
+
+    def on_partitions_lost(self, lost: set[KafkaTopicPartition]) -> None:
+        self._let_go(lost)
+        _log.warning("partitions_lost", group=self._group, partitions=_numbers(lost))
+
+    def _let_go(self, partitions: set[KafkaTopicPartition]) -> None:
+        with self._lock:
+            self.new -= set(partitions)
+            self.gone |= set(partitions)
+
+    def take_gone(self) -> set[KafkaTopicPartition]:
+        with self._lock:
+            gone, self.gone = self.gone, set()
+            return gone
+
+    def take_new(self) -> set[KafkaTopicPartition]:
+        with self._lock:
+            new, self.new = self.new, set()
+            return new
+
+    def ask_again(self, partitions: set[KafkaTopicPartition]) -> None:
+        with self._lock:
+            self.new |= partitions
+
+
+def _numbers(partitions: set[KafkaTopicPartition]) -> list[int]:
+    return sorted(tp.partition for tp in partitions)
+
+
+def _keep_results_of_joins(coordinator: Any) -> None:
+    """Have a join that ended between two polls count, instead of being forgotten and begun anew.
+
+    Written for kafka-python 3.0.12: its `join_group_async` takes a finished join for none. Beginning anew makes every
+    other member join again, whose joins end between their polls in turn, and the group never gets its partitions.
+    """
+    join_group = coordinator.join_group_async
+
+    async def join_group_with_result(timeout_ms: float | None = None) -> bool:
+        join = coordinator._join_task  # noqa: SLF001
+        if join is not None and join.succeeded():
+
+            async def result() -> bytes:
+                return join.value  # type: ignore[no-any-return]
+
+            coordinator._join_task = coordinator._manager.call_soon(result)  # noqa: SLF001  not done yet: it is awaited
+        joined: bool = await join_group(timeout_ms=timeout_ms)
+        return joined
+
+    coordinator.join_group_async = join_group_with_result
+
+
+class KafkaBusConsumer:
+    """One member of a group, reading one topic."""
+
+    def __init__(
+        self,
+        consumer: Any,
+        topic: str,
+        *,
+        group: str,
+        servers: str,
+        start_at: StartAt | None,
+        timeout_s: float,
+        on_stall: Callable[[TopicPartition], None] | None,
+    ) -> None:
+        self._consumer = consumer
+        self._topic = topic
+        self._group = group
+        self._servers = servers
+        self._start_at = start_at
+        self._timeout_s = timeout_s
+        self._on_stall = on_stall
+        self._owed: dict[
+            KafkaTopicPartition, int
+        ] = {}  # commits that a rebalance has refused, for partitions still ours
+        self._stall_check_at = time.monotonic() + STALL_CHECK_S
+        self._behind: dict[KafkaTopicPartition, int] = {}  # positions that had not reached the end at the last check
+        self.closed = False
+        self._assignment = _Assignment(group)
+        _keep_results_of_joins(consumer._coordinator)  # noqa: SLF001
+        consumer.subscribe([topic], listener=self._assignment)
+
+    def poll(self, timeout_s: float, max_records: int) -> Sequence[Record]:
+        """Give the next records; empty after *timeout_s*, also while no broker answers."""
+        self._raise_if_closed()
+        deadline = time.monotonic() + timeout_s
+        while True:
+            with _errors_name(self._servers, f"reading {self._topic}"):
+                self._forget_gone()
+                self._pay_owed()
+                self._watch_for_stalls()
+                left_s = max(deadline - time.monotonic(), 0.0)
+                fetched = self._consumer.poll(timeout_ms=ceil(left_s * 1000), max_records=max_records)
+                self._begin_new(fetched)
+            if records := [_record(record) for part in fetched.values() for record in part]:
+                return records
+            if time.monotonic() >= deadline:
+                return ()
+
+    def commit(self, offsets: Mapping[TopicPartition, int]) -> None:
+        """Commit; while the group rebalances it is remembered, and repeated by `poll` for what is still ours then."""
+        self._raise_if_closed()
+        self._forget_gone()
+        ours = self._consumer.assignment()
+        wanted = {KafkaTopicPartition(*tp): offset for tp, offset in offsets.items()}
+        self._commit({tp: offset for tp, offset in wanted.items() if tp in ours})
+
+    def assignment(self) -> frozenset[TopicPartition]:
+        """Name the partitions that are ours now."""
+        return frozenset(TopicPartition(tp.topic, tp.partition) for tp in self._consumer.assignment())
+
+    def lag(self) -> Mapping[TopicPartition, int]:
+        """Count the records not yet given out, per partition, as of the last answer that a broker gave for it."""
+        lags = {}
+        for tp in self._consumer.assignment():
+            position, end = self._position(tp), self._highwater(tp)
+            if position is not None and end is not None:
+                lags[TopicPartition(tp.topic, tp.partition)] = max(end - position, 0)
+        return lags
+
+    def close(self) -> None:
+        """Leave the group; a static member's place is kept for the session time-out."""
+        if self.closed:
+            return
+        self.closed = True
+        try:
+            self._consumer.close(autocommit=False, timeout_ms=int(CLOSE_S * 1000))
+        except Exception as error:  # noqa: BLE001  the port's close never raises
+            _log.warning("consumer_closed_with_error", group=self._group, error=_said(error))
+
+    def _begin_new(self, fetched: dict[KafkaTopicPartition, list[Any]]) -> None:
+        """Place newly assigned partitions where `start_at` says, before any of their records is given out."""
+        new = self._assignment.take_new()
+        if self._start_at is None:
+            return
+        for tp in sorted(new):
+            try:
+                offset = self._start_at(TopicPartition(tp.topic, tp.partition))
+            except BaseException:
+                self._assignment.ask_again(new)
+                for part, records in fetched.items():  # they are not given out now: read them again
+                    self._seek(part, records[0].offset)
+                raise
+            new = new - {tp}
+            if offset is not None:
+                fetched.pop(tp, None)
+                self._seek(tp, offset)
+
+    def _seek(self, tp: KafkaTopicPartition, offset: int) -> None:
+        with contextlib.suppress(ValueError, KeyError):  # it may be another's by now
+            self._consumer.seek(tp, offset)
+
+    def _forget_gone(self) -> None:
+        for tp in self._assignment.take_gone():
+            self._owed.pop(tp, None)
+            self._behind.pop(tp, None)
+
+    def _commit(self, offsets: dict[KafkaTopicPartition, int]) -> None:
+        if not offsets:
+            return
+        positions = {tp: OffsetAndMetadata(offset, "", -1) for tp, offset in offsets.items()}
+        for tp in offsets:
+            self._owed.pop(tp, None)
+        try:
+            with _errors_name(self._servers, f"committing offsets of {self._topic}"):
+                self._consumer.commit(positions, timeout_ms=int(self._timeout_s * 1000))
+        except TransportError as error:
+            if not isinstance(error.__cause__, _MEMBERSHIP_LOST):
+                raise
+            self._owed.update(offsets)
+
+    def _pay_owed(self) -> None:
+        if self._owed:
+            ours = self._consumer.assignment()
+            self._commit({tp: offset for tp, offset in self._owed.items() if tp in ours})
+
+    def _watch_for_stalls(self) -> None:
+        """Fetch a partition anew whose position stood still for a whole check's time before the end of the log."""
+        now = time.monotonic()
+        if now < self._stall_check_at:
+            return
+        self._stall_check_at = now + STALL_CHECK_S
+        still = {tp: at for tp, at in self._behind.items() if self._position(tp) == at}
+        positions = {tp: at for tp in self._consumer.assignment() if (at := self._position(tp)) is not None}
+        try:
+            ends = self._consumer.end_offsets(list(positions), timeout_ms=STALL_QUESTION_MS) if positions else {}
+        except KafkaError:  # no broker answers, so there is more to wait for than this
+            ends = {}
+        self._behind = {tp: at for tp, at in positions.items() if ends.get(tp, at) > at}
+        for tp in still.keys() & self._behind.keys():
+            _log.warning("partition_stalled", group=self._group, partition=tp.partition, lag=ends[tp] - still[tp])
+            self._seek(tp, still[tp])
+            if self._on_stall:
+                self._on_stall(TopicPartition(tp.topic, tp.partition))
+
+    def _position(self, tp: KafkaTopicPartition) -> int | None:
+        # The public position() may ask the network; what it would answer without lies here.
+        state = self._consumer._subscription.assignment.get(tp)  # noqa: SLF001
+        return state.position.offset if state is not None and state.position is not None else None
+
+    def _highwater(self, tp: KafkaTopicPartition) -> int | None:
+        state = self._consumer._subscription.assignment.get(tp)  # noqa: SLF001
+        return state.highwater if state is not None else None
+
+    def _raise_if_closed(self) -> None:
+        if self.closed:
+            raise TransportError("the consumer is closed")
+
+
+def _record(record: Any) -> Record:
+    return Record(
+        record.topic,
+        record.partition,
+        record.offset,
+        record.key or b"",
+        record.value or b"",
+        tuple((name, bytes(text or b"")) for name, text in record.headers),
+        record.timestamp / 1000,
+    )
+
+
+_Opened = TypeVar("_Opened", KafkaBusProducer, KafkaBusConsumer)
+
+
+class KafkaBus:
+    """Apache Kafka at *bootstrap_servers*, "host:port,host:port".
+
+    *security* goes to the client as it is: security_protocol, sasl_mechanism, sasl_plain_username, sasl_plain_password,
+    ssl_cafile and so on. Nothing connects before the first call, and none waits longer than *timeout_s* for an answer.
+    """
+
+    def __init__(
+        self,
+        bootstrap_servers: str,
+        *,
+        security: Mapping[str, Any] | None = None,
+        client_id: str = "demographics",
+        timeout_s: float = 10.0,
+        session_timeout_s: float = 45.0,
+        heartbeat_interval_s: float = 3.0,
+        max_poll_interval_s: float = 300.0,
+        delivery_timeout_s: float = 120.0,
+        max_message_bytes: int = 1 << 20,
+        on_stall: Callable[[TopicPartition], None] | None = None,
+    ) -> None:
+        if unknown := set(security or ()) - _SECURITY:
+            raise ConfigError(
+                f"Kafka's client knows no {name}; it knows {', '.join(sorted(_SECURITY))}" for name in unknown
+            )
+        self._servers = bootstrap_servers
+        self._timeout_s = timeout_s
+        self._session_timeout_s = session_timeout_s
+        self._heartbeat_interval_s = heartbeat_interval_s
+        self._max_poll_interval_s = max_poll_interval_s
+        self._delivery_timeout_s = delivery_timeout_s
+        self._max_message_bytes = max_message_bytes
+        self._on_stall = on_stall
+        self._clients = _Clients(
+            {
+                **(security or {}),
+                "bootstrap_servers": [server.strip() for server in bootstrap_servers.split(",")],
+                "client_id": client_id,
+                "bootstrap_timeout_ms": int(timeout_s * 1000),
+                "request_timeout_ms": int(timeout_s * 1000),
+                "reconnect_backoff_max_ms": RECONNECT_MAX_MS,
+            }
+        )
+        self._lock = threading.Lock()
+        self._opened: list[KafkaBusProducer | KafkaBusConsumer] = []
+
+    def ensure_topics(self, topics: Sequence[TopicSpec]) -> None:
+        """Create what is missing and wait until it can be used; an existing topic keeps its settings."""
+        with (
+            _errors_name(self._servers, "creating topics"),
+            contextlib.closing(self._clients.make(KafkaAdminClient)) as admin,
+        ):
+            there = set(admin.list_topics())
+            missing = {spec.name: _creation(spec) for spec in topics if spec.name not in there}
+            for name, creation in missing.items():
+                with contextlib.suppress(TopicAlreadyExistsError):  # another was as quick
+                    admin.create_topics({name: creation}, timeout_ms=int(self._timeout_s * 1000))
+                    _log.info("topic_created", topic=name, partitions=creation["num_partitions"])
+            admin.wait_for_topics(list(missing), timeout_ms=int(self._timeout_s * 1000))
+
+    def producer(self, *, max_in_flight: int = 1000, send_timeout_s: float = 10.0) -> KafkaBusProducer:
+        """Open a producer; raises TransportError when no broker answers."""
+        with _errors_name(self._servers, "connecting a producer"):
+            producer = self._clients.make(
+                KafkaProducer,
+                acks="all",
+                enable_idempotence=True,
+                batch_size=262_144,  # 16 KiB, the client's own, halts at 1.3 k records/s of 8 KB
+                linger_ms=5,
+                max_request_size=self._max_message_bytes,
+                max_block_ms=int(send_timeout_s * 1000),
+                delivery_timeout_ms=int(self._delivery_timeout_s * 1000),
+                allow_auto_create_topics=False,
+                metrics_enabled=False,
+            )
+        return self._keep(
+            KafkaBusProducer(
+                producer, servers=self._servers, max_in_flight=max_in_flight, send_timeout_s=send_timeout_s
+            )
+        )
+
+    def consumer(
+        self, topic: str, *, group: str, member: str | None = None, start_at: StartAt | None = None
+    ) -> KafkaBusConsumer:
+        """Join *group* on *topic*; raises TransportError when no broker answers."""
+        with _errors_name(self._servers, "connecting a consumer"):
+            consumer = self._clients.make(
+                KafkaConsumer,
+                group_id=group,
+                group_instance_id=member,
+                enable_auto_commit=False,
+                auto_offset_reset="earliest",
+                isolation_level="read_committed",
+                partition_assignment_strategy=[CooperativeStickyAssignor],
+                session_timeout_ms=int(self._session_timeout_s * 1000),
+                heartbeat_interval_ms=int(self._heartbeat_interval_s * 1000),
+                max_poll_interval_ms=int(self._max_poll_interval_s * 1000),
+                fetch_max_bytes=FETCH_MAX_BYTES,
+                allow_auto_create_topics=False,
+                metrics_enabled=False,
+            )
+        made = self._keep(
+            KafkaBusConsumer(
+                consumer,
+                topic,
+                group=group,
+                servers=self._servers,
+                start_at=start_at,
+                timeout_s=self._timeout_s,
+                on_stall=self._on_stall,
+            )
+        )
+        known: set[int] = set()
+        try:
+            with _errors_name(self._servers, f"looking for {topic}"):
+                known = consumer.partitions_for_topic(topic)
+        finally:
+            if not known:
+                made.close()
+        if not known:
+            raise TransportError(f"there is no topic {topic} at {self._servers}; ensure_topics creates it")
+        return made
+
+    def close(self) -> None:
+        """Close every producer and consumer that was opened here."""
+        with self._lock:
+            opened, self._opened = self._opened, []
+        for one in opened:
+            one.close()
+
+    def _keep(self, made: _Opened) -> _Opened:
+        with self._lock:
+            self._opened = [*(one for one in self._opened if not one.closed), made]
+        return made
+
+
+def _creation(spec: TopicSpec) -> dict[str, Any]:
+    """Say how a topic is created.
+
+    A segment that is written to is not deleted, so none is for longer than a quarter of the retention; nor is deletion
+    put off. The log's own clock stamps the records: a wrong clock at a producer must not keep them.
+    """
+    retention_ms = max(int(spec.retention_s * 1000), 1)
+    return {
+        "num_partitions": spec.partitions,
+        "replication_factor": spec.replication,
+        "configs": {
+            "cleanup.policy": "delete",
+            "retention.ms": str(retention_ms),
+            "segment.ms": str(max(retention_ms // 4, 1)),
+            "file.delete.delay.ms": "1000",
+            "max.message.bytes": str(spec.max_message_bytes),
+            "message.timestamp.type": "LogAppendTime",
+        },
+    }
