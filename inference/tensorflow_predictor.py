@@ -6,6 +6,7 @@ to the next of a few sizes, and longer ones are cut.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -29,7 +30,7 @@ def padded_size(count: int, sizes: tuple[int, ...] = BATCH_SIZES) -> int:
 def _import_tensorflow() -> Any:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # it says that there is no GPU, four times
     os.environ.setdefault("KERAS_BACKEND", "tensorflow")
-    import tensorflow  # noqa: PLC0415  seconds to import, so only where it is used
+    import tensorflow  # noqa: ICN001, PLC0415  seconds to import, so only where it is used
 
     return tensorflow
 
@@ -49,14 +50,14 @@ class TensorFlowPredictor:
                 f"Keras runs on {keras.backend.backend()} here; unset KERAS_BACKEND to serve with TensorFlow"
             )
         if threads:
-            try:
+            with contextlib.suppress(
+                RuntimeError
+            ):  # TensorFlow has started already in this process: it keeps what it has
                 tensorflow.config.threading.set_intra_op_parallelism_threads(threads)
-            except RuntimeError:
-                pass  # TensorFlow has started already in this process: it keeps the threads it has
         for device in tensorflow.config.list_physical_devices("GPU"):
             tensorflow.config.experimental.set_memory_growth(
-                device, True
-            )  # before the first use, or it takes all memory
+                device, enable=True
+            )  # before the first use: else it takes all
         try:
             model = keras.models.load_model(weights, compile=False, safe_mode=True)
         except (OSError, ValueError, TypeError) as error:

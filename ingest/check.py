@@ -104,7 +104,7 @@ def _look(
 def _advise(check: Check, settings: IngestSettings) -> None:
     if check.faces and check.face_px < SMALL_FACE_PX:
         check.advice.append(
-            f"faces are {check.face_px:.0f} px wide; from {SMALL_FACE_PX} px on age and gender are reliable: zoom in or move closer"
+            f"faces are {check.face_px:.0f} px wide; age and gender want {SMALL_FACE_PX} px: zoom in or move the camera closer"
         )
     if check.brightness < DARK:
         check.advice.append("the picture is dark: add light or lengthen the exposure")

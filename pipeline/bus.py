@@ -85,7 +85,7 @@ class Consumer(Protocol):
         """Name the partitions that are this consumer's now."""
 
     def lag(self) -> Mapping[TopicPartition, int]:
-        """Records not yet read, per assigned partition, as far as known without asking the network."""
+        """Count the records not yet read, per assigned partition, as far as known without asking the network."""
 
     def close(self) -> None:
         """Leave the group. Never raises."""

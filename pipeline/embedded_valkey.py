@@ -71,7 +71,7 @@ class EmbeddedValkey:
                 self._folder.name,
                 "--logfile",
                 str(log_file),
-            ],  # fmt: skip
+            ],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             start_new_session=True,
