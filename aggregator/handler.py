@@ -140,6 +140,8 @@ class CountingHandler:
         now = self._clock()
         self._telemetry.add(metrics.APPLIED, records)
         self._telemetry.add(metrics.DUPLICATES, step.duplicates)
+        oldest = now - self._config.longest_window_s
+        self._telemetry.add(metrics.LATE, sum(closed.track.first_seen < oldest for closed in step.closed))
         for message in messages:
             if isinstance(message, Prediction):
                 self._telemetry.observe(metrics.CAPTURE_TO_COUNT, max(0.0, now - message.captured_at))

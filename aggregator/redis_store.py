@@ -48,6 +48,7 @@ class RedisStore:
         self._retentions = tuple(retentions)
         self._keep = {retention.bucket_s: retention for retention in self._retentions}
         self._namespace = namespace
+        self._listed: set[int] = set()
         self._address = redact(url)
         try:
             self._redis = redis.Redis.from_url(
@@ -76,6 +77,7 @@ class RedisStore:
         """Give what is held of *partition*, at one moment."""
         with self._talking():
             self._redis.sadd(f"{self._namespace}:partitions", partition)
+            self._listed.add(partition)
             reading = self._redis.pipeline(transaction=True)
             reading.get(self._key(partition, "position"))
             reading.hgetall(self._key(partition, "tracks"))
@@ -101,6 +103,9 @@ class RedisStore:
         for bucket, counts in buckets.items():
             arguments += (self._keep[bucket.bucket_s].expires(bucket.start), *_counts(counts))
         with self._talking():
+            if partition not in self._listed:  # in another slot than the counts, so not part of the step
+                self._redis.sadd(f"{self._namespace}:partitions", partition)
+                self._listed.add(partition)
             return bool(self._apply(keys=keys, args=arguments))
 
     def snapshot(self, now: float, windows: Iterable[RollingWindow]) -> Snapshot:

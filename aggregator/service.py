@@ -42,7 +42,9 @@ class AggregatorService:
         self._producer = bus.producer(max_in_flight=settings.kafka.max_in_flight)
         self._handler = CountingHandler(
             store,
-            CountingConfig(own.enough_crops, own.least_evidence, own.idle_s, own.remember_s),
+            CountingConfig(
+                own.enough_crops, own.least_evidence, own.idle_s, own.remember_s, max(settings.windows_s.values())
+            ),
             telemetry,
             dead_letter=DeadLetters(self._producer, "aggregator", telemetry),
             on_closed=on_closed,

@@ -28,6 +28,7 @@ class CountingConfig:
     least_evidence: float = 0.15
     idle_s: float = 60.0
     remember_s: float = 3600.0
+    longest_window_s: float = 86400.0
 
 
 class Closed(NamedTuple):

@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 from pipeline.errors import InvalidMessage
 
 _FRAME_HEADERS: Final = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+# Fill bytes and markers that no length follows: a decoder steps over them, a walk by lengths would lose its way.
+_WITHOUT_LENGTH: Final = frozenset((0x00, 0x01, 0xFF, *range(0xD0, 0xDA)))
 
 
 def jpeg_size(data: bytes) -> tuple[int, int]:
@@ -25,6 +27,8 @@ def jpeg_size(data: bytes) -> tuple[int, int]:
     at = 2
     while at + 9 < len(data) and data[at] == 0xFF:
         marker, length = data[at + 1], int.from_bytes(data[at + 2 : at + 4], "big")
+        if marker in _WITHOUT_LENGTH:
+            break
         if marker in _FRAME_HEADERS:
             return int.from_bytes(data[at + 7 : at + 9], "big"), int.from_bytes(data[at + 5 : at + 7], "big")
         at += 2 + length

@@ -1,7 +1,7 @@
 """The predictor port: what the network says of a batch of crops.
 
 An engine gives logits; what they mean is worked out in heads.py, once for all engines. Every implementation gives the same
-logits within the tolerance of tests/contract/test_predictor.py.
+logits within the tolerance of tests/inference/test_predictor.py.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from pipeline.manifest import CropRecipe
 def similarity(points: NDArray[np.float32], target: NDArray[np.float32]) -> NDArray[np.float64]:
     """Fit the similarity that takes *points* (n, 2) to *target* (n, 2); a (2, 3) matrix for `cv2.warpAffine`.
 
-    Raises ValueError where all points coincide: they fix no scale.
+    Raises ValueError where all points coincide or stand so wrong that no scale fits them.
     """
     source, wanted = np.asarray(points, np.float64), np.asarray(target, np.float64)
     source_mean, wanted_mean = source.mean(0), wanted.mean(0)
@@ -30,6 +30,8 @@ def similarity(points: NDArray[np.float32], target: NDArray[np.float32]) -> NDAr
     signs = np.array([1.0, np.sign(np.linalg.det(u) * np.linalg.det(vt)) or 1.0])  # a reflection would swap the eyes
     rotation = (u * signs) @ vt
     scale = float((singular * signs).sum() / spread)
+    if not scale > 1e-6:
+        raise ValueError("landmarks fit a face at no size")  # a mirror image may: it is best met by shrinking to a point
     matrix = np.empty((2, 3))
     matrix[:, :2] = scale * rotation
     matrix[:, 2] = wanted_mean - matrix[:, :2] @ source_mean

@@ -49,8 +49,18 @@ def _describe(error: Exception, camera: Camera) -> SourceLost:
 
 
 def _word(error: Exception) -> str:
+    if isinstance(error, av.error.ExitError):  # what FFmpeg calls our time-out
+        return "timed out"
     text = getattr(error, "strerror", None)
     return str(text).lower() if text else type(error).__name__
+
+
+def _open(camera: Camera, address: str, options: dict[str, str], timeout: tuple[float, float] | None) -> InputContainer:
+    try:
+        return av.open(address, options=options, timeout=timeout)
+    except (av.error.FFmpegError, OSError, ValueError) as error:
+        lost = _describe(error, camera)
+    raise lost  # out here FFmpeg's error, whose text has the password, is not even its context
 
 
 class AvSource:
@@ -68,12 +78,7 @@ class AvSource:
             options = {"rtsp_transport": "tcp", "fflags": "nobuffer", **options}
         elif self.live:  # motion JPEG carries no clock of its own
             options = {"use_wallclock_as_timestamps": "1", **options}
-        try:
-            self._container: InputContainer = av.open(
-                address, options=options, timeout=(open_timeout_s, read_timeout_s) if self.live else None
-            )
-        except (av.error.FFmpegError, OSError, ValueError) as error:
-            raise _describe(error, camera) from None  # the cause's text holds the address with its password
+        self._container = _open(camera, address, options, (open_timeout_s, read_timeout_s) if self.live else None)
         if not self._container.streams.video:
             self.close()
             raise SourceUnreadable(f"camera {camera.id} at {camera.address} has no video; name a stream that has")
@@ -91,6 +96,7 @@ class AvSource:
         """Give every frame in order; ends with a file. Raises SourceLost where the connection breaks."""
         anchor = time.time() if self.live else time.time() - self.duration_s()
         first_at: float | None = None
+        lost: SourceLost | None = None
         self._reading = True
         try:
             for picture in self._container.decode(self.stream):
@@ -110,11 +116,12 @@ class AvSource:
                     )
                 yield Frame(captured_at, _Pixels(picture))
         except (av.error.FFmpegError, OSError, ValueError) as error:
-            if not self._closed:
-                raise _describe(error, self._camera) from None
+            lost = None if self._closed else _describe(error, self._camera)
         finally:
             self._reading = False
             self._release()
+        if lost is not None:
+            raise lost  # out here FFmpeg's error, whose text has the password, is not even its context
         if self.live and not self._closed:
             raise SourceLost(
                 f"camera {self._camera.id} at {self._camera.address} ended its stream; it will be tried again"

@@ -90,7 +90,9 @@ class Outbox:
         self._waiting: deque[tuple[str, Message]] = deque()
 
     def post(self, topic: str, message: Message) -> None:
-        """Put a message at the end."""
+        """Put a message at the end. A status replaces the one before, so that none piles up before the ends of tracks."""
+        if isinstance(message, CameraStatus):
+            self._waiting = deque(item for item in self._waiting if not isinstance(item[1], CameraStatus))
         self._waiting.append((topic, message))
         if len(self._waiting) > OUTBOX and not self._patient:
             victim = next((item for item in self._waiting if isinstance(item[1], FaceCrop)), self._waiting[0])
@@ -142,6 +144,8 @@ class CameraLoop:
 
     def run(self, stop: threading.Event) -> None:
         """Run until *stop* is set, or a file has ended. Never raises for what a camera or the bus does."""
+        self._telemetry.set(metrics.CAMERA_UP, 0, **self._labels)
+        self._report()
         detector = self._make_detector(self.camera)
         attempt = 0
         while not stop.is_set():
@@ -156,7 +160,7 @@ class CameraLoop:
                 self._telemetry.set(metrics.CAMERA_UP, 0, **self._labels)
                 if self.state.frames > before:
                     attempt = 0
-                wait_s = random.uniform(0.5, 1.0) * min(self._settings.max_backoff_s, 2.0**attempt)  # noqa: S311
+                wait_s = random.uniform(0.5, 1.0) * min(self._settings.max_backoff_s, 2.0 ** min(attempt, 16))  # noqa: S311
                 attempt += 1
                 self._change(error.reason, str(error))
                 if self._until_end and (self.state.frames or isinstance(error, SourceUnreadable)):

@@ -46,9 +46,16 @@ class YunetDetector:
     """YuNet at a bounded picture size: its cost goes with the pixels, and a face needs only about 40 of them."""
 
     def __init__(self, model: Path | None = None, *, max_side_px: int = 640, least_score: float = 0.5) -> None:
+        """Load the model. Raises ConfigError where there is none."""
         self._max_side_px = max_side_px
         self._size = (0, 0)
-        self._net = cv2.FaceDetectorYN.create(str(yunet_model(model)), "", (320, 320), least_score, 0.3, 500)
+        path = yunet_model(model)
+        try:
+            self._net = cv2.FaceDetectorYN.create(str(path), "", (320, 320), least_score, 0.3, 500)
+        except cv2.error:
+            raise ConfigError(
+                f"detector model {path}: not a YuNet file in ONNX; leave the setting out to use the one that is shipped"
+            ) from None
 
     def detect(self, image: Image) -> Sequence[FaceBox]:
         """Find the faces in one picture, best first, in its own pixels."""

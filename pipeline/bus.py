@@ -56,17 +56,24 @@ class TopicSpec(NamedTuple):
 
 
 StartAt = Callable[[TopicPartition], int | None]
-"""Asked for each partition as it is assigned: the offset to read from, or None for the committed one."""
+"""Asked for each partition as it is assigned, in the thread that polls: the offset to read from, or None for the
+committed one. An offset outside the log means its earliest record. If it raises, `poll` does, and it is asked again."""
 
 
 class Producer(Protocol):
     """Appends records. Safe to call from several threads."""
 
     def send(self, topic: str, *, key: bytes, value: bytes, headers: Headers) -> None:
-        """Hand over one record; it may still be on its way. Raises TransportError when the bus takes no more."""
+        """Hand over one record; it may still be on its way, and `flush` tells whether it arrived.
+
+        Raises TransportError when the bus takes no more, ValueError for a record that is larger than it ever takes.
+        """
 
     def flush(self, timeout_s: float) -> None:
-        """Return once everything sent has been acknowledged. Raises TransportError when something was not."""
+        """Return once everything sent has been acknowledged.
+
+        Raises TransportError when something was not; then send again what was sent since the last flush.
+        """
 
     def close(self) -> None:
         """Flush for a moment, then let go. Never raises."""
@@ -105,7 +112,8 @@ class Bus(Protocol):
     ) -> Consumer:
         """Join *group* on *topic*, from the earliest record where nothing was committed.
 
-        *member* makes membership static: a restart within the session time-out gets the same partitions back.
+        *member* makes membership static: a restart within the session time-out gets the same partitions back; so its
+        partitions wait that long when it does not come back. Raises TransportError, also for a topic that is missing.
         """
 
     def close(self) -> None:

@@ -1,9 +1,12 @@
 """The bus on Apache Kafka, by kafka-python.
 
-What the client leaves to us: it bounds no memory, so unacknowledged records are counted here; a constructor that fails
-leaves its thread behind, so the connection is kept in hand and closed; a join that ends between two polls is forgotten
-and begun anew, so its result is kept; one partition may stop being fetched while the others go on (kafka-python#3131,
-#3106), so a watchdog compares position and end of log.
+What the client leaves to us, as of kafka-python 3.0.12:
+
+- it bounds no memory, so unacknowledged records are counted here;
+- a constructor that fails leaves its thread behind, and a connection that fails its socket, so both are closed here;
+- a producer that gave up one record may never send another, so it is replaced;
+- a join that ends between two polls is forgotten, and a member may be put out without being told: both are mended;
+- one partition may stop being fetched while the others go on (#3131, #3106), so a watchdog compares position and end.
 
 Every error of the client becomes a TransportError that names the servers. The client's own log is held at WARNING:
 below, it prints its configuration, passwords included, and every record with the picture in it.
@@ -38,6 +41,7 @@ from kafka.errors import (
     UnknownMemberIdError,
 )
 from kafka.net.compat import KafkaNetClient
+from kafka.net.inet import KafkaNetSocket
 from kafka.structs import OffsetAndMetadata
 
 from pipeline.bus import Headers, Record, StartAt, TopicPartition, TopicSpec
@@ -48,6 +52,7 @@ logging.getLogger("kafka").setLevel(logging.WARNING)
 _log: Final = structlog.get_logger()
 
 RECONNECT_MAX_MS: Final = 2_000  # the client's 30 s would keep us away long after the broker is back
+BATCH_BYTES: Final = 262_144  # with the client's own 16 KiB, 8 KB records go at 1.3 k/s instead of 10 k/s
 FETCH_MAX_BYTES: Final = 16 << 20  # held per consumer and broker; the client's 50 MiB is an hour of crops
 STALL_CHECK_S: Final = 15.0
 STALL_QUESTION_MS: Final = 2_000
@@ -81,6 +86,23 @@ def _said(error: BaseException) -> str:
     return text if text.startswith(name) else f"{name}: {text}" if text else name
 
 
+def _close_failed_connections() -> None:
+    """Close the socket of a connection that fails; the client leaves it to the garbage collector, two a second."""
+    sock_connect = KafkaNetSocket.sock_connect
+
+    async def connect_or_close(self: Any, net: Any, sock: Any, sockaddr: Any, timeout_at: float | None = None) -> Any:
+        try:
+            return await sock_connect(self, net, sock, sockaddr, timeout_at=timeout_at)
+        except BaseException:
+            sock.close()
+            raise
+
+    KafkaNetSocket.sock_connect = connect_or_close
+
+
+_close_failed_connections()
+
+
 class _Clients:
     """Makes the client's objects; closes the connection of one whose constructor failed."""
 
@@ -105,8 +127,8 @@ class _Clients:
 class KafkaBusProducer:
     """Appends records, at most *max_in_flight* of them unacknowledged."""
 
-    def __init__(self, producer: Any, *, servers: str, max_in_flight: int, send_timeout_s: float) -> None:
-        self._producer = producer
+    def __init__(self, connect: Callable[[], Any], *, servers: str, max_in_flight: int, send_timeout_s: float) -> None:
+        self._connect = connect
         self._servers = servers
         self._max_in_flight = max_in_flight
         self._send_timeout_s = send_timeout_s
@@ -115,20 +137,14 @@ class KafkaBusProducer:
         self._changed = threading.Condition()
         self._lost = 0
         self._lost_because = ""
+        self._gave_up = False
+        self._renewing = threading.Lock()
         self.closed = False
+        self._producer = connect()
 
     def send(self, topic: str, *, key: bytes, value: bytes, headers: Headers) -> None:
         """Hand over one record. What becomes of it is `flush`'s to say; raises ValueError for one that is too large."""
-        with self._changed:
-            if not self._changed.wait_for(self._has_room, self._send_timeout_s):
-                raise TransportError(
-                    f"Kafka at {self._servers} has acknowledged none of {len(self._in_flight)} records"
-                    f" for {self._send_timeout_s:g} s; check that it runs and can be reached, then send again"
-                )
-            if self.closed:
-                raise TransportError("the producer is closed")
-            number = next(self._numbers)
-            self._in_flight[number] = None
+        number = self._number_of_next()
         try:
             with _errors_name(self._servers, f"sending to {topic}"):
                 future = self._append(topic, key, value, headers)
@@ -166,20 +182,51 @@ class KafkaBusProducer:
             self._producer.close(timeout=CLOSE_S)
         except Exception as error:  # noqa: BLE001  the port's close never raises
             _log.warning("producer_closed_with_records_in_flight", records=len(self._in_flight), error=_said(error))
-            # close() gives up where its flush does, and leaves the sender's thread running.
-            with contextlib.suppress(Exception):
-                self._producer._sender.force_close()  # noqa: SLF001
-                self._producer._sender.join(CLOSE_S)  # noqa: SLF001
-                self._producer.close(timeout=CLOSE_S)
+            _force_close(self._producer)
+
+    def _number_of_next(self) -> int:
+        """Wait until one more record may be in flight."""
+        deadline = time.monotonic() + self._send_timeout_s
+        while True:
+            if self._gave_up:
+                self._renew()
+            with self._changed:
+                left_s = max(deadline - time.monotonic(), 0.0)
+                if not self._changed.wait_for(self._has_room, left_s):
+                    raise TransportError(
+                        f"Kafka at {self._servers} has acknowledged none of {len(self._in_flight)} records"
+                        f" for {self._send_timeout_s:g} s; check that it runs and can be reached, then send again"
+                    )
+                if self.closed:
+                    raise TransportError("the producer is closed")
+                if not self._gave_up:
+                    number = next(self._numbers)
+                    self._in_flight[number] = None
+                    return number
+
+    def _has_room(self) -> bool:
+        return len(self._in_flight) < self._max_in_flight or self._gave_up or self.closed
+
+    def _renew(self) -> None:
+        """Replace the client's producer after it gave up a record, as its documentation recommends.
+
+        After a time-out it may wait for ever for a producer id that it never asks for; after most other errors it refuses
+        everything. What it still held is lost to it, and told by `flush`.
+        """
+        with self._renewing:
+            if not self._gave_up or self.closed:
+                return
+            _force_close(self._producer)
+            with _errors_name(self._servers, "connecting a producer"):
+                self._producer = self._connect()
+            self._gave_up = False
+            _log.info("producer_renewed", servers=self._servers)
 
     def _append(self, topic: str, key: bytes, value: bytes, headers: Headers) -> Any:
         try:
             return self._producer.send(topic, key=key, value=value, headers=list(headers))
         except MessageSizeTooLargeError as error:
             raise ValueError(f"for {topic}: {error}") from None
-
-    def _has_room(self) -> bool:
-        return len(self._in_flight) < self._max_in_flight or self.closed
 
     def _done(self, number: int, _: object = None) -> None:
         with self._changed:
@@ -191,9 +238,18 @@ class KafkaBusProducer:
             first = not self._lost
             self._lost += 1
             self._lost_because = _said(error)
+            self._gave_up = True
         if first and not self.closed:
             _log.warning("records_not_taken_by_kafka", servers=self._servers, error=_said(error))
         self._done(number)
+
+
+def _force_close(producer: Any) -> None:
+    """Close a producer that cannot send what it holds; its close() gives up where its flush does, thread and all."""
+    with contextlib.suppress(Exception):
+        producer._sender.force_close()  # noqa: SLF001
+        producer._sender.join(CLOSE_S)  # noqa: SLF001
+        producer.close(timeout=CLOSE_S)
 
 
 class _Assignment(ConsumerRebalanceListener):  # type: ignore[misc]  # kafka-python ships no types
@@ -242,17 +298,20 @@ def _numbers(partitions: set[KafkaTopicPartition]) -> list[int]:
     return sorted(tp.partition for tp in partitions)
 
 
-def _keep_results_of_joins(coordinator: Any) -> None:
-    """Have a join that ended between two polls count, instead of being forgotten and begun anew.
+def _mend_joins(coordinator: Any) -> None:
+    """Have joins do what kafka-python 3.0.12 forgets in its `join_group_async`.
 
-    Written for kafka-python 3.0.12: its `join_group_async` takes a finished join for none. Beginning anew makes every
-    other member join again, whose joins end between their polls in turn, and the group never gets its partitions.
+    A join that ended between two polls is taken for none and begun anew. That makes every other member join again, whose
+    joins end between their polls in turn, and the group never gets its partitions: so the result is kept.
+
+    A member that learns only from its join that it was put out is not told that its partitions were lost. It reads on
+    where it was, though another may have read and counted there meanwhile: so the join is prepared again, and tells.
     """
-    join_group = coordinator.join_group_async
+    join_group, reset_generation = coordinator.join_group_async, coordinator.reset_generation
 
     async def join_group_with_result(timeout_ms: float | None = None) -> bool:
         join = coordinator._join_task  # noqa: SLF001
-        if join is not None and join.succeeded():
+        if join is not None and join.succeeded() and not coordinator._generation.is_lost():  # noqa: SLF001
 
             async def result() -> bytes:
                 return join.value  # type: ignore[no-any-return]
@@ -261,7 +320,12 @@ def _keep_results_of_joins(coordinator: Any) -> None:
         joined: bool = await join_group(timeout_ms=timeout_ms)
         return joined
 
+    def reset_and_prepare_again(*arguments: Any, **named: Any) -> None:
+        reset_generation(*arguments, **named)
+        pass
+
     coordinator.join_group_async = join_group_with_result
+    coordinator.reset_generation = reset_and_prepare_again
 
 
 class KafkaBusConsumer:
@@ -292,7 +356,7 @@ class KafkaBusConsumer:
         self._behind: dict[KafkaTopicPartition, int] = {}  # positions that had not reached the end at the last check
         self.closed = False
         self._assignment = _Assignment(group)
-        _keep_results_of_joins(consumer._coordinator)  # noqa: SLF001
+        _mend_joins(consumer._coordinator)  # noqa: SLF001
         consumer.subscribe([topic], listener=self._assignment)
 
     def poll(self, timeout_s: float, max_records: int) -> Sequence[Record]:
@@ -499,24 +563,24 @@ class KafkaBus:
 
     def producer(self, *, max_in_flight: int = 1000, send_timeout_s: float = 10.0) -> KafkaBusProducer:
         """Open a producer; raises TransportError when no broker answers."""
-        with _errors_name(self._servers, "connecting a producer"):
-            producer = self._clients.make(
-                KafkaProducer,
-                acks="all",
-                enable_idempotence=True,
-                batch_size=262_144,  # 16 KiB, the client's own, halts at 1.3 k records/s of 8 KB
-                linger_ms=5,
-                max_request_size=self._max_message_bytes,
-                max_block_ms=int(send_timeout_s * 1000),
-                delivery_timeout_ms=int(self._delivery_timeout_s * 1000),
-                allow_auto_create_topics=False,
-                metrics_enabled=False,
-            )
-        return self._keep(
-            KafkaBusProducer(
-                producer, servers=self._servers, max_in_flight=max_in_flight, send_timeout_s=send_timeout_s
-            )
+        connect = partial(
+            self._clients.make,
+            KafkaProducer,
+            acks="all",
+            enable_idempotence=True,
+            batch_size=BATCH_BYTES,
+            linger_ms=5,
+            max_request_size=self._max_message_bytes,
+            max_block_ms=int(send_timeout_s * 1000),
+            delivery_timeout_ms=int(self._delivery_timeout_s * 1000),
+            allow_auto_create_topics=False,
+            metrics_enabled=False,
         )
+        with _errors_name(self._servers, "connecting a producer"):
+            made = KafkaBusProducer(
+                connect, servers=self._servers, max_in_flight=max_in_flight, send_timeout_s=send_timeout_s
+            )
+        return self._keep(made)
 
     def consumer(
         self, topic: str, *, group: str, member: str | None = None, start_at: StartAt | None = None
@@ -588,7 +652,8 @@ def _creation(spec: TopicSpec) -> dict[str, Any]:
             "retention.ms": str(retention_ms),
             "segment.ms": str(max(retention_ms // 4, 1)),
             "file.delete.delay.ms": "1000",
-            "max.message.bytes": str(spec.max_message_bytes),
+            # To the broker a message is a batch, with some bytes of its own.
+            "max.message.bytes": str(max(spec.max_message_bytes, BATCH_BYTES) + 1024),
             "message.timestamp.type": "LogAppendTime",
         },
     }

@@ -368,7 +368,8 @@ class MemoryBus:
         """Whether *group* has committed everything that was sent to *topic*."""
         found = self._topic(topic)
         with found.changed:
-            joined = found.groups.get(group, _Group(len(found.logs)))
+            if (joined := found.groups.get(group)) is None:
+                return all(log.end == 0 for log in found.logs)
             return all(
                 max(log.start, done or 0) >= log.end for log, done in zip(found.logs, joined.committed, strict=True)
             )

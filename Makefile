@@ -1,0 +1,70 @@
+# One command per intention. `make` alone says what there is.
+
+PYTHON ?= $(firstword $(foreach name,python3.13 python3.12 python3.11 python3,$(shell command -v $(name) 2>/dev/null)))
+UV_VERSION := 0.13.9
+TOOLS := .cache/tools
+UV := $(TOOLS)/bin/uv
+BIN := .venv/bin
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help setup setup-dev demo test test-servers check format docs bench clean
+
+help:  ## Say what there is to make
+	@echo "demographics: who comes in, counted once, no picture kept"
+	@echo
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo
+	@echo "  Options go in ARGS: make demo ARGS='--seconds 60 --json'"
+
+$(UV):
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed: install it, or say where it is with PYTHON=..."; exit 2; }
+	@"$(PYTHON)" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' || \
+	  { echo "$(PYTHON) is $$($(PYTHON) -V 2>&1); 3.11, 3.12 or 3.13 is needed: install one, or say where it is with PYTHON=..."; exit 2; }
+	@echo "── fetching uv $(UV_VERSION), which installs the rest from uv.lock"
+	@"$(PYTHON)" -m venv $(TOOLS) || { echo "Python's venv is missing: on Debian and Ubuntu, apt install python3-venv"; exit 2; }
+	@$(TOOLS)/bin/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+
+$(BIN)/.setup: $(UV) uv.lock pyproject.toml
+	@echo "── installing the product into .venv (about 2 GB, most of it TensorFlow; seconds to minutes)"
+	@$(UV) sync --frozen --inexact --no-dev --python "$(PYTHON)"
+	@touch $@
+
+$(BIN)/.setup-dev: $(UV) uv.lock pyproject.toml
+	@echo "── installing the product and what its tests need into .venv"
+	@$(UV) sync --frozen --inexact --extra training --python "$(PYTHON)"
+	@touch $(BIN)/.setup $@
+
+setup: $(BIN)/.setup  ## Install the product into .venv, from the lock file
+
+setup-dev: $(BIN)/.setup-dev  ## Install what tests and checks need too
+
+demo: setup  ## Two cameras, counts, a live page: the product on nothing but this machine
+	@$(BIN)/demographics demo $(ARGS)
+
+test: setup-dev  ## The tests that need no server and little time
+	@$(BIN)/pytest -m "not slow and not kafka" $(ARGS)
+
+test-servers: setup-dev  ## The tests against a real Kafka and Valkey, and the long ones (Java 17 and Maven)
+	@$(BIN)/pytest -m "slow or kafka" $(ARGS)
+
+check: setup-dev  ## Format, lint, types, import rules, generated pages
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-logo
+	@$(BIN)/python -m pipeline.docs --check
+	@$(UV) lock --check --offline --quiet || $(UV) lock --check
+
+format: setup-dev  ## Format, and mend what can be mended
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix .
+
+docs: setup-dev  ## Write the generated pages: docs/configuration.md, docs/metrics.md
+	@$(BIN)/python -m pipeline.docs
+
+bench: setup-dev  ## Measure this machine: decode, detect, cut, bus, network, aggregation
+	@$(BIN)/demographics bench $(ARGS)
+
+clean:  ## Remove what was installed and cached here
+	rm -rf .venv .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -1,0 +1,146 @@
+/* Where the figures come from: server-sent events; where those fail, polling; and the truth about which it is.
+
+   Phases: loading (nothing yet), live (events), polling (asked for, every two seconds), trouble (the service answers, but
+   cannot read its counts), lost (nothing answers). The age of the data is counted on this machine's own steady clock, from
+   the moment it came in, so that a wrong wall clock here or there says nothing false. */
+
+const STREAM = "/api/v1/stream";
+const SILENCE_MS = 6000; // an open connection that says nothing for this long is not trusted
+const POLL_MS = 2000;
+const RETRY_STREAM_MS = 10000;
+const REQUEST_MS = 5000;
+const HIDDEN_MS = 30000; // a page that nobody sees lets go of its connection
+
+/** Read JSON; throws an Error that says what the service said, or that it said nothing (`answered` tells which). */
+export async function fetchJson(address) {
+  const response = await fetch(address, { cache: "no-store", signal: AbortSignal.timeout(REQUEST_MS) });
+  if (response.ok) return response.json();
+  let detail = `the service answered ${response.status}`;
+  try {
+    detail = (await response.json()).detail || detail;
+  } catch {
+    // no problem document: the status says enough
+  }
+  throw Object.assign(new Error(detail), { answered: true, status: response.status });
+}
+
+export class Feed {
+  /** @param {{document: (d: object) => void, phase: (name: string, detail: string) => void}} listener */
+  constructor(listener) {
+    this.listener = listener;
+    this.phase = "loading";
+    this.receivedAt = null; // performance.now() of the last document
+    this.source = null;
+    this.pollTimer = 0;
+    this.retryTimer = 0;
+    this.hiddenTimer = 0;
+    this.heardAt = performance.now();
+  }
+
+  start() {
+    this.openStream();
+    setInterval(() => this.watch(), 1000);
+    document.addEventListener("visibilitychange", () => this.visibility());
+    addEventListener("online", () => this.openStream());
+    addEventListener("pagehide", () => this.stop());
+    addEventListener("pageshow", (event) => event.persisted && this.openStream());
+  }
+
+  /** Seconds since the last document; null before the first. */
+  get age() {
+    return this.receivedAt === null ? null : (performance.now() - this.receivedAt) / 1000;
+  }
+
+  openStream() {
+    clearTimeout(this.retryTimer);
+    this.source?.close();
+    this.heardAt = performance.now();
+    const source = new EventSource(STREAM);
+    this.source = source;
+    source.onmessage = (event) => {
+      this.stopPolling();
+      this.heard();
+      this.deliver(JSON.parse(event.data), "live");
+    };
+    source.addEventListener("trouble", (event) => {
+      this.stopPolling();
+      this.heard();
+      this.setPhase("trouble", JSON.parse(event.data));
+    });
+    source.onerror = () => {
+      if (source === this.source) this.streamFailed();
+    };
+  }
+
+  heard() {
+    this.heardAt = performance.now();
+  }
+
+  streamFailed() {
+    this.source?.close();
+    this.source = null;
+    clearTimeout(this.retryTimer);
+    this.retryTimer = setTimeout(() => this.openStream(), RETRY_STREAM_MS);
+    if (!this.pollTimer) this.poll();
+  }
+
+  watch() {
+    if (this.source && performance.now() - this.heardAt > SILENCE_MS) this.streamFailed();
+  }
+
+  async poll() {
+    clearTimeout(this.pollTimer);
+    const mine = setTimeout(() => this.poll(), POLL_MS + REQUEST_MS);
+    this.pollTimer = mine;
+    let outcome;
+    try {
+      const [windows, status] = await Promise.all([fetchJson("/api/v1/windows"), fetchJson("/api/v1/cameras")]);
+      outcome = () => this.deliver({ ...windows, status }, "polling");
+    } catch (error) {
+      outcome = () => this.setPhase(error.answered ? "trouble" : "lost", error.answered ? error.message : "");
+    }
+    if (this.pollTimer !== mine) return; // the stream came back meanwhile
+    outcome();
+    clearTimeout(mine);
+    this.pollTimer = setTimeout(() => this.poll(), POLL_MS);
+    // Somebody answers again: do not wait out the pause before the stream is tried.
+    if (this.phase === "polling" && this.wasLost) {
+      this.wasLost = false;
+      this.openStream();
+    }
+    this.wasLost ||= this.phase === "lost";
+  }
+
+  stopPolling() {
+    clearTimeout(this.pollTimer);
+    this.pollTimer = 0;
+    this.wasLost = false;
+  }
+
+  stop() {
+    this.source?.close();
+    this.source = null;
+    this.stopPolling();
+    clearTimeout(this.retryTimer);
+  }
+
+  visibility() {
+    clearTimeout(this.hiddenTimer);
+    if (document.hidden) {
+      this.hiddenTimer = setTimeout(() => this.stop(), HIDDEN_MS);
+    } else if (!this.source) {
+      this.openStream();
+    }
+  }
+
+  deliver(state, phase) {
+    this.receivedAt = performance.now();
+    this.listener.document(state);
+    this.setPhase(phase, "");
+  }
+
+  setPhase(phase, detail) {
+    this.phase = phase;
+    this.listener.phase(phase, detail);
+  }
+}

@@ -1,0 +1,120 @@
+"""Messages on the wire: round trips, refusals, and the bytes that are already in somebody's topic."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.errors import InvalidMessage
+from pipeline.messages import (
+    CameraStatus,
+    DeadLetter,
+    FaceCrop,
+    Message,
+    Prediction,
+    TrackEnded,
+    decode,
+    encode,
+    headers,
+)
+
+GOLDEN = Path(__file__).parent.parent / "golden" / "messages-v1.bin"
+
+EXAMPLES: tuple[Message, ...] = (
+    FaceCrop(
+        camera_id="entrance", site="museum", track_id=(1_790_000_000 << 20) + 7, sequence=3, first_seen=1_790_000_000.25,
+        captured_at=1_790_000_001.5, quality=0.75, jpeg=b"\xff\xd8 not a picture \xff\xd9",
+    ),
+    TrackEnded(
+        camera_id="entrance", site="museum", track_id=(1_790_000_000 << 20) + 7, first_seen=1_790_000_000.25,
+        last_seen=1_790_000_004.0, crops=4,
+    ),
+    Prediction(
+        camera_id="entrance", site="museum", track_id=(1_790_000_000 << 20) + 7, sequence=3, first_seen=1_790_000_000.25,
+        captured_at=1_790_000_001.5, quality=0.75, age=33.5, age_spread=6.25, p_female=0.875,
+        p_ethnicity=(0.5, 0.125, 0.125, 0.125, 0.125), model="0123456789ab",
+    ),
+    CameraStatus(
+        camera_id="entrance", site="museum", at=1_790_000_002.0, state="refused", reason="wrong password",
+        address="rtsp://***@10.0.0.1/1", fps=24.5, frames=1000, reconnects=2,
+    ),
+    DeadLetter(
+        reason="image", detail="truncated JPEG", topic="face-crops", partition=3, offset=99, schema="1", size_bytes=4000,
+        failed_at=1_790_000_003.0, service="inference",
+    ),
+)  # fmt: skip
+
+names = st.from_regex(r"\A[A-Za-z0-9][A-Za-z0-9_.-]{0,63}\Z")
+ratios = st.floats(0, 1)
+seconds = st.floats(0, 9e10)
+predictions = st.builds(
+    Prediction,
+    camera_id=names,
+    site=names,
+    track_id=st.integers(0, 2**53),
+    sequence=st.integers(0, 1023),
+    first_seen=seconds,
+    captured_at=seconds,
+    quality=ratios,
+    age=st.none() | st.floats(0, 150),
+    age_spread=st.none() | st.floats(0, 150),
+    p_female=st.none() | ratios,
+    p_ethnicity=st.none() | st.tuples(ratios, ratios, ratios, ratios, ratios),
+    model=st.text(max_size=12),
+)
+
+
+@given(predictions)
+def test_what_is_encoded_decodes_to_the_same(message: Prediction) -> None:
+    """Nothing is lost on the wire."""
+    assert decode(encode(message), headers()) == message
+
+
+def test_the_golden_bytes_decode_for_ever() -> None:
+    """Records that are already in a topic keep their meaning; the file is never written again."""
+    frozen = msgspec.msgpack.decode(GOLDEN.read_bytes(), type=list[bytes])
+    assert [decode(value, (("schema", b"1"),)) for value in frozen] == list(EXAMPLES)
+
+
+def test_this_version_still_writes_the_golden_bytes() -> None:
+    """A change of the wire format has to move the schema version."""
+    assert [encode(message) for message in EXAMPLES] == msgspec.msgpack.decode(GOLDEN.read_bytes(), type=list[bytes])
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_are_a_message_or_invalid(value: bytes) -> None:
+    """Junk raises the one error that leads to the dead letters, never another."""
+    reasons = []
+    try:
+        decode(value, headers())
+    except InvalidMessage as error:
+        reasons.append(error.reason)
+    assert reasons in ([], ["malformed"])
+
+
+@pytest.mark.parametrize("version", [b"", b"0", b"2", b"\xff\xfe"])
+def test_another_schema_version_is_refused_by_name(version: bytes) -> None:
+    """An old or newer record is told apart from a broken one."""
+    with pytest.raises(InvalidMessage) as refused:
+        decode(encode(EXAMPLES[0]), (("schema", version),))
+    assert refused.value.reason == "schema"
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("camera_id", "../etc"), ("camera_id", "a|b"), ("sequence", -1), ("sequence", 5000), ("quality", 1.5),
+        ("captured_at", 1_790_000_001_500.0), ("p_female", -0.1), ("p_ethnicity", [1.0]),
+    ],
+)  # fmt: skip
+def test_a_value_out_of_its_range_is_invalid_and_not_quoted(field: str, value: object) -> None:
+    """What cannot be counted is refused at the door: names that would break keys, milliseconds for seconds."""
+    body = msgspec.to_builtins(EXAMPLES[2]) | {field: value}
+    with pytest.raises(InvalidMessage) as refused:
+        decode(msgspec.msgpack.encode(body), headers())
+    assert field in refused.value.detail
+    assert str(value) not in refused.value.detail

@@ -1,0 +1,99 @@
+"""What the heads are taught: soft labels, oversampling, and the losses, in numpy.
+
+The age label is a distribution over years around the true one: B.-B. Gao et al., "Deep Label Distribution Learning with
+Label Ambiguity", IEEE TIP 26(6), 2017. Labels are estimates, so one sharp year would be a lie; a baby's age is known
+better.
+"""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from inference.heads import softmax
+from inference.predictor import Logits
+from training.dataset import Faces
+from training.recipe import Recipe
+
+Floats = NDArray[np.float32]
+_MOST_OFTEN: Final = 5.0
+GROWN_UP: Final = 20  # years, from which the spread of the age label stays the same
+
+
+class Targets(NamedTuple):
+    """Soft labels of n faces."""
+
+    age: Floats  # (n, years + 1): a distribution over years; the last column is the age itself, for the Huber loss
+    gender: Floats  # (n, 2)
+    ethnicity: Floats  # (n, 5)
+
+
+def age_distribution(age: Floats, recipe: Recipe) -> Floats:
+    """Spread each age (n,) over the years of the head: (n, years), a Gaussian cut at the ends, rows sum to 1."""
+    first, last = recipe.ages
+    years = np.arange(first, last + 1)
+    grown = np.clip(age / GROWN_UP, 0, 1)
+    sigma = recipe.age_sigma_at_birth + grown * (recipe.age_sigma - recipe.age_sigma_at_birth)
+    weights = np.exp(-0.5 * ((years[None] - age[:, None]) / sigma[:, None]) ** 2)
+    return np.asarray(weights / weights.sum(axis=1, keepdims=True), np.float32)
+
+
+def smoothed(labels: NDArray[np.int64], classes: int, smoothing: float) -> Floats:
+    """Give (n, classes) one-hot labels with *smoothing* spread over all classes."""
+    return ((1 - smoothing) * np.eye(classes)[labels] + smoothing / classes).astype(np.float32)
+
+
+def make_targets(faces: Faces, recipe: Recipe, teacher: Targets | None = None) -> Targets:
+    """Make the soft labels of all faces; a teacher's probabilities are mixed in as `recipe.distillation` says."""
+    age = age_distribution(faces.age, recipe)
+    gender = smoothed(faces.gender, 2, recipe.gender_smoothing)
+    ethnicity = smoothed(faces.ethnicity, 5, recipe.ethnicity_smoothing)
+    if teacher is not None:
+        share = np.float32(recipe.distillation)
+        age, gender, ethnicity = (
+            (1 - share) * own + share * said for own, said in zip((age, gender, ethnicity), teacher, strict=True)
+        )
+    return Targets(np.concatenate([age, faces.age[:, None]], axis=1), gender, ethnicity)
+
+
+def drawing_weights(faces: Faces, balance: float) -> NDArray[np.float64]:
+    """Say how often each face is drawn, mean 1: rare decades and ethnicities more, five times at most."""
+    weights = np.ones(len(faces))
+    for cells in ((faces.age // 10).astype(np.int64), faces.ethnicity):
+        _, place, counts = np.unique(cells, return_inverse=True, return_counts=True)
+        weights *= (counts[place] / len(faces)) ** -balance
+    for _ in range(20):  # what is cut off goes to all the others, so that five stays the most
+        weights = np.minimum(weights / weights.mean(), _MOST_OFTEN)
+    return weights
+
+
+def draw_epoch(weights: NDArray[np.float64], *, seed: int, epoch: int) -> NDArray[np.int64]:
+    """Draw len(weights) rows in the order of one epoch, each as often as its weight says, give or take one."""
+    generator = np.random.default_rng((seed, epoch))
+    order = generator.permutation(len(weights))  # so that neighbours in the data are not drawn by turns
+    ends = np.cumsum(weights[order]) / weights.sum() * len(weights)
+    marks = np.arange(len(weights)) + generator.random()  # systematic sampling: evenly spaced marks
+    rows = order[np.minimum(np.searchsorted(ends, marks, side="right"), len(weights) - 1)]
+    return np.asarray(generator.permutation(rows))
+
+
+def huber(error: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Half the square up to one year, then linear."""
+    size = np.abs(error)
+    return np.where(size <= 1, 0.5 * size**2, size - 0.5)
+
+
+def head_losses(logits: Logits, targets: Targets, recipe: Recipe) -> dict[str, float]:
+    """Work out the mean loss of each head as training does, for the validation part."""
+    first, last = recipe.ages
+    probability = {name: softmax(values) for name, values in logits._asdict().items()}
+    wanted = {"age": targets.age[:, :-1], "gender": targets.gender, "ethnicity": targets.ethnicity}
+    losses = {
+        name: float(-(wanted[name] * np.log(np.maximum(probability[name], 1e-12))).sum(axis=1).mean())
+        for name in probability
+    }
+    expected = probability["age"] @ np.arange(first, last + 1)
+    losses["age"] += recipe.age_huber * float(huber(expected - targets.age[:, -1]).mean())
+    return losses
