@@ -1,7 +1,7 @@
 """`python -m demo`: the demo cameras on their own, for a pipeline that runs elsewhere.
 
-    python -m demo --serve 8554                      our RTSP server on that port
-    python -m demo --publish rtsp://mediamtx:8554    the films sent to another RTSP server, as ffmpeg would
+python -m demo --serve 8554                      our RTSP server on that port
+python -m demo --publish rtsp://mediamtx:8554    the films sent to another RTSP server, as ffmpeg would
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from rich.console import Console
 from demo.clip import Clip
 from demo.command import PASSWORD, USER, composed
 from demo.rtsp_server import RtspServer
-from pipeline.distributed import stop_on_signals
 from pipeline.errors import PipelineError
+from pipeline.signals import stop_on_signals
 
 
 def publish(clip: Clip, address: str, stop: threading.Event) -> None:
@@ -56,7 +56,9 @@ def _publish_once(path: Path, address: str, stop: threading.Event) -> None:
 
 def main() -> None:
     """Serve or publish until a signal."""
-    parser = argparse.ArgumentParser(prog="python -m demo", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m demo", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     how = parser.add_mutually_exclusive_group(required=True)
     how.add_argument("--serve", type=int, metavar="PORT", help="serve the cameras on this port of loopback")
     how.add_argument("--publish", metavar="URL", help="publish the cameras below this rtsp:// address")
@@ -66,9 +68,13 @@ def main() -> None:
         clips = composed(console)
         stop = stop_on_signals()
         if given.publish:
-            console.print("publishing " + "  ".join(f"{given.publish.rstrip('/')}/{name}" for name in clips), markup=False)
+            console.print(
+                "publishing " + "  ".join(f"{given.publish.rstrip('/')}/{name}" for name in clips), markup=False
+            )
             threads = [
-                threading.Thread(target=publish, args=(clip, f"{given.publish.rstrip('/')}/{name}", stop), name=name, daemon=True)
+                threading.Thread(
+                    target=publish, args=(clip, f"{given.publish.rstrip('/')}/{name}", stop), name=name, daemon=True
+                )
                 for name, clip in clips.items()
             ]
             for thread in threads:
@@ -80,7 +86,10 @@ def main() -> None:
         with RtspServer(port=given.serve) as server:
             for name, clip in clips.items():
                 server.add(name, clip.path, username=USER, password=PASSWORD)
-            console.print(f"serving {'  '.join(server.url(name) for name in clips)}, user {USER}, password {PASSWORD}", markup=False)
+            console.print(
+                f"serving {'  '.join(server.url(name) for name in clips)}, user {USER}, password {PASSWORD}",
+                markup=False,
+            )
             stop.wait()
     except PipelineError as error:
         sys.stderr.write(f"demo: {error}\n")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -28,11 +28,34 @@ def padded_size(count: int, sizes: tuple[int, ...] = BATCH_SIZES) -> int:
 
 
 def _import_tensorflow() -> Any:
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # it says that there is no GPU, four times
     os.environ.setdefault("KERAS_BACKEND", "tensorflow")
-    import tensorflow  # noqa: ICN001, PLC0415  seconds to import, so only where it is used
+    if "TF_CPP_MIN_LOG_LEVEL" in os.environ:  # somebody wants to hear what it has to say
+        import tensorflow  # noqa: ICN001, PLC0415  seconds to import, so only where it is used
 
+        return tensorflow
+    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+    with _without_native_stderr():
+        import tensorflow  # noqa: ICN001, PLC0415
+
+        tensorflow.config.list_physical_devices("GPU")
     return tensorflow
+
+
+@contextlib.contextmanager
+def _without_native_stderr() -> Iterator[None]:
+    """Silence what native code writes to stderr: that there is no GPU, four times, before any log level holds.
+
+    What goes wrong comes as an exception all the same.
+    """
+    kept = os.dup(2)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(nowhere)
+        os.close(kept)
 
 
 class TensorFlowPredictor:

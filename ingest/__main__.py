@@ -47,4 +47,9 @@ def serve(settings: Settings, cameras: Sequence[Camera]) -> None:
         startup.ready(fleet.problems)
         while not fleet.ended() and not startup.stop.wait(0.2):
             pass
-        log.info("cameras_ended", frames={loop.camera.id: loop.state.frames for loop in fleet.loops})
+        fleet.close()
+        log.info(
+            "cameras_ended",
+            frames={loop.camera.id: loop.state.frames for loop in fleet.loops},
+            tracks={loop.camera.id: loop.state.tracks for loop in fleet.loops},
+        )

@@ -31,7 +31,9 @@ def similarity(points: NDArray[np.float32], target: NDArray[np.float32]) -> NDAr
     rotation = (u * signs) @ vt
     scale = float((singular * signs).sum() / spread)
     if not scale > 1e-6:
-        raise ValueError("landmarks fit a face at no size")  # a mirror image may: it is best met by shrinking to a point
+        raise ValueError(
+            "landmarks fit a face at no size"
+        )  # a mirror image may: it is best met by shrinking to a point
     matrix = np.empty((2, 3))
     matrix[:, :2] = scale * rotation
     matrix[:, 2] = wanted_mean - matrix[:, :2] @ source_mean

@@ -26,8 +26,11 @@ from pipeline.errors import SourceLost, SourceNotFound, SourceRefused, SourceUnr
 CLOCK_TOLERANCE_S: Final = 30.0
 
 
-def _describe(error: Exception, camera: Camera) -> SourceLost:
-    """Turn FFmpeg's word for it into ours: which camera, what happened, what to do. FFmpeg's text has the password in it."""
+def _describe(error: Exception, camera: Camera, *, late: bool = False) -> SourceLost:
+    """Turn FFmpeg's word for it into ours: which camera, what happened, what to do. FFmpeg's text has the password in it.
+
+    Where our time-out has cut FFmpeg short (*late*), its word for it may be any: an answer that never came is invalid data.
+    """
     where = f"camera {camera.id} at {camera.address}"
     if isinstance(error, (av.error.HTTPUnauthorizedError, av.error.HTTPForbiddenError)):
         return SourceRefused(f"{where} refuses the user name or password; correct them in the camera's url")
@@ -35,6 +38,8 @@ def _describe(error: Exception, camera: Camera) -> SourceLost:
         return SourceNotFound(
             f"{where} is not there: the host answers, the path does not exist; correct the end of its url"
         )
+    if late:
+        return SourceUnreachable(f"{where} does not answer (timed out); check address, port, cable and firewall")
     if isinstance(error, (PermissionError, IsADirectoryError)):
         return SourceUnreadable(f"{where} cannot be read ({type(error).__name__}); check the file and its rights")
     if isinstance(error, (av.error.InvalidDataError, av.error.DecoderNotFoundError, av.error.DemuxerNotFoundError)):
@@ -56,10 +61,12 @@ def _word(error: Exception) -> str:
 
 
 def _open(camera: Camera, address: str, options: dict[str, str], timeout: tuple[float, float] | None) -> InputContainer:
+    started = time.monotonic()
     try:
         return av.open(address, options=options, timeout=timeout)
     except (av.error.FFmpegError, OSError, ValueError) as error:
-        lost = _describe(error, camera)
+        late = timeout is not None and time.monotonic() - started >= timeout[0]
+        lost = _describe(error, camera, late=late)
     raise lost  # out here FFmpeg's error, whose text has the password, is not even its context
 
 

@@ -21,22 +21,23 @@ from numpy.typing import NDArray
 
 from ingest.alignment import align, encode_jpeg
 from ingest.detector import Detector, Image
+from ingest.outbox import Outbox, SharedProducer
 from ingest.selection import SelectionConfig
 from ingest.source import Frame, NewestWins, Source
 from ingest.step import Identity, Look, View, close_view, look, open_view
 from ingest.tracker import TrackerConfig
 from pipeline import telemetry as metrics
-from pipeline.bus import FACE_CROPS, PREDICTIONS, Producer
+from pipeline.bus import FACE_CROPS, PREDICTIONS
 from pipeline.cameras import Camera
 from pipeline.errors import SourceLost, SourceUnreadable, TransportError
 from pipeline.manifest import CropRecipe
-from pipeline.messages import CameraStatus, FaceCrop, Message, encode, headers
+from pipeline.messages import CameraStatus, FaceCrop
 from pipeline.settings import IngestSettings
 from pipeline.telemetry import Telemetry
 
 log = structlog.get_logger()
 
-OUTBOX: Final = 512  # messages of one camera that wait for the bus
+LAST_WORDS_S: Final = 10.0
 
 
 class RecipeCutter:
@@ -76,39 +77,6 @@ class CameraState:
             self.fps = (len(self._ticks) - 1) / (now - self._ticks[0])
 
 
-class Outbox:
-    """What one camera has to say, in order, until the bus has taken it.
-
-    Where the bus takes nothing, the oldest face crops give way; the ends of tracks are kept, so that nobody is lost.
-    """
-
-    def __init__(self, producer: Producer, *, patient: bool, on_drop: Callable[[], None]) -> None:
-        """Set up; *patient* never drops, it waits (for files, which wait too)."""
-        self._producer = producer
-        self._patient = patient
-        self._on_drop = on_drop
-        self._waiting: deque[tuple[str, Message]] = deque()
-
-    def post(self, topic: str, message: Message) -> None:
-        """Put a message at the end. A status replaces the one before, so that none piles up before the ends of tracks."""
-        if isinstance(message, CameraStatus):
-            self._waiting = deque(item for item in self._waiting if not isinstance(item[1], CameraStatus))
-        self._waiting.append((topic, message))
-        if len(self._waiting) > OUTBOX and not self._patient:
-            victim = next((item for item in self._waiting if isinstance(item[1], FaceCrop)), self._waiting[0])
-            self._waiting.remove(victim)
-            self._on_drop()
-
-    def deliver(self) -> None:
-        """Hand over what waits, in order. Raises TransportError when the bus takes no more; the rest stays."""
-        while self._waiting:
-            topic, message = self._waiting[0]
-            assert not hasattr(message, "service"), "dead letters have a way of their own"
-            key = message.camera_id.encode()
-            self._producer.send(topic, key=key, value=encode(message), headers=headers())
-            self._waiting.popleft()
-
-
 class CameraLoop:
     """One camera, for as long as it is wanted."""
 
@@ -120,7 +88,7 @@ class CameraLoop:
         recipe: CropRecipe,
         detector: Callable[[Camera], Detector],
         connect: Callable[[Camera], Source],
-        producer: Producer,
+        producer: SharedProducer,
         telemetry: Telemetry,
         until_end: bool = False,
     ) -> None:
@@ -266,15 +234,23 @@ class CameraLoop:
             self._telemetry.add(metrics.REJECTS, result.below_bar, reason="quality", **self._labels)
 
     def _flush(self, stop: threading.Event, *, last: bool = False) -> None:
-        """Deliver what waits. A file waits for the bus; a camera goes on, and tries again with its next frame."""
+        """Deliver what waits. A camera goes on meanwhile, and tries again with its next frame; a file waits for the bus.
+
+        For the *last* time, or once stopped, both try for some seconds more: the ends of tracks are worth it.
+        """
+        give_up = time.monotonic() + LAST_WORDS_S
         while True:
             try:
-                self._outbox.deliver()
+                self._outbox.deliver(last=last)
             except TransportError as error:
                 self._telemetry.add(metrics.BUS_FAILURES)
-                log.warning("bus_refused", camera=self.camera.id, detail=str(error))
-                if self.camera.live or last or stop.wait(1.0):
+                log.warning("bus_refused", camera=self.camera.id, detail=str(error), waiting=len(self._outbox))
+                if self.camera.live and not last:
                     return
+                if (self.camera.live or stop.is_set()) and time.monotonic() > give_up:
+                    log.error("undelivered", camera=self.camera.id, messages=len(self._outbox))
+                    return
+                time.sleep(0.5)
             else:
                 return
 

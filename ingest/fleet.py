@@ -11,6 +11,7 @@ import structlog
 
 from ingest.av_source import AvSource
 from ingest.camera import CameraLoop
+from ingest.outbox import SharedProducer
 from ingest.yunet_detector import YunetDetector
 from pipeline.bus import Bus
 from pipeline.cameras import Camera
@@ -40,7 +41,7 @@ class Fleet:
         """Set up; nothing is opened yet. Raises ConfigError where the detector's model does not load."""
         YunetDetector(settings.detector_model)  # a model that does not load is found out here, not in a camera's thread
         cv2.setNumThreads(1)  # cameras are the parallelism; OpenCV's own threads would fight over the cores
-        self._producer = bus.producer(max_in_flight=max_in_flight, send_timeout_s=SEND_TIMEOUT_S)
+        self._producer = SharedProducer(bus.producer(max_in_flight=max_in_flight, send_timeout_s=SEND_TIMEOUT_S))
         self.stop = threading.Event()
         self.loops = [
             CameraLoop(

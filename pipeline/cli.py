@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from pipeline.errors import ConfigError, PipelineError
+from pipeline.telemetry import configure_logging
 from training.commands import evaluate, export, train
 
 app = typer.Typer(
@@ -45,9 +46,8 @@ def demo(
 ) -> None:
     """Two RTSP cameras that need no hardware, everything in one process, live page and /metrics."""
     from demo.command import run_demo
-    from pipeline.distributed import stop_on_signals
     from pipeline.settings import load_settings
-    from pipeline.telemetry import configure_logging
+    from pipeline.signals import stop_on_signals
 
     settings = load_settings()
     configure_logging(level="WARNING", json=False)
@@ -70,10 +70,9 @@ def run(
 ) -> None:
     """Run the pipeline in one process on your cameras or files."""
     from pipeline.cameras import cameras_of_sources, load_cameras
-    from pipeline.distributed import stop_on_signals
     from pipeline.local import run_cameras
     from pipeline.settings import load_settings
-    from pipeline.telemetry import configure_logging
+    from pipeline.signals import stop_on_signals
 
     settings = load_settings()
     if (cameras is None) == (not source):
@@ -117,7 +116,6 @@ def aggregate() -> None:
 
 def _service_settings() -> Any:
     from pipeline.settings import load_settings
-    from pipeline.telemetry import configure_logging
 
     settings = load_settings()
     configure_logging(level=settings.log_level, json=True)
@@ -186,6 +184,7 @@ def main() -> None:
     # The FFmpeg within OpenCV and PyAV writes addresses to stderr at its own discretion: with their passwords.
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
     threading.excepthook = _thread_failed
+    configure_logging(level="WARNING", json=not sys.stderr.isatty())
     try:
         app()
     except PipelineError as error:

@@ -1,9 +1,7 @@
-"""What the three services share when they run apart: the bus from the settings, patience at start, an end on a signal."""
+"""What the three services share when they run apart: the bus from the settings, and patience at start."""
 
 from __future__ import annotations
 
-import signal
-import threading
 from collections.abc import Callable
 from typing import Final, TypeVar
 
@@ -14,6 +12,7 @@ from pipeline.errors import TransportError
 from pipeline.http import HttpServer, make_app
 from pipeline.kafka_bus import KafkaBus
 from pipeline.settings import KafkaSettings, Settings
+from pipeline.signals import stop_on_signals
 from pipeline.telemetry import Telemetry
 
 log = structlog.get_logger()
@@ -21,21 +20,6 @@ log = structlog.get_logger()
 T = TypeVar("T")
 
 LONGEST_PAUSE_S: Final = 10.0
-
-
-def stop_on_signals() -> threading.Event:
-    """Give an event that SIGTERM and SIGINT set; a second signal ends the process at once."""
-    stop = threading.Event()
-
-    def on_signal(number: int, _frame: object) -> None:
-        if stop.is_set():
-            raise SystemExit(128 + number)
-        log.info("stopping", signal=signal.Signals(number).name)
-        stop.set()
-
-    signal.signal(signal.SIGTERM, on_signal)
-    signal.signal(signal.SIGINT, on_signal)
-    return stop
 
 
 def open_bus(settings: KafkaSettings, client_id: str) -> KafkaBus:

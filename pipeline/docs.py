@@ -19,7 +19,7 @@ def configuration_page() -> str:
         "# Configuration",
         _NOTE,
         "Settings are environment variables. Unknown ones, and values that are not allowed, are refused at start, all at once.",
-        "Lists are JSON: `[\"1m\", \"15m\"]`. Cameras are not settings: they live in `cameras.yaml` (see `cameras.example.yaml`).",
+        'Lists are JSON: `["1m", "15m"]`. Cameras are not settings: they live in `cameras.yaml` (see `cameras.example.yaml`).',
         "",
     ]
     section = None
@@ -29,7 +29,14 @@ def configuration_page() -> str:
             section = name
             field = Settings.model_fields.get(name)
             about = (type(field.default).__doc__ or "") if field else "What holds for every service."
-            lines += [f"## {name or 'general'}", "", about.strip(), "", "| variable | default | what it is |", "|---|---|---|"]
+            lines += [
+                f"## {name or 'general'}",
+                "",
+                about.strip(),
+                "",
+                "| variable | default | what it is |",
+                "|---|---|---|",
+            ]
         default = f"`{row.default}`" if row.default else ""
         lines.append(f"| `{row.variable}` | {default} | {row.description} |")
         if row.variable == "DEMOGRAPHICS_LOG_LEVEL":
@@ -43,14 +50,15 @@ def metrics_page() -> str:
         "# Metrics",
         _NOTE,
         "Names are an interface: they change with a major version only. Labels come from closed sets (sites, cameras, reasons,",
-        "partitions); no track, person or address is ever one. The visitor metrics are read from the store at every scrape and are the",
-        "same on every aggregator: take `max without (instance)` before summing, as the recording rules do.",
+        "partitions); no track, person or address is ever one. The visitor metrics are read from the store at every scrape and",
+        "are the same on every aggregator: take `max without (instance)` before summing, as the recording rules do.",
         "",
         "| metric | type | labels | owner | what it says |",
         "|---|---|---|---|---|",
     ]
     lines += [
-        f"| `{metric.name}` | {metric.kind} | {', '.join(metric.labels)} | {metric.owner} | {metric.help} |" for metric in declared()
+        f"| `{metric.name}` | {metric.kind} | {', '.join(metric.labels)} | {metric.owner} | {metric.help} |"
+        for metric in declared()
     ]
     return _joined(lines)
 

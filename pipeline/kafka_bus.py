@@ -322,7 +322,7 @@ def _mend_joins(coordinator: Any) -> None:
 
     def reset_and_prepare_again(*arguments: Any, **named: Any) -> None:
         reset_generation(*arguments, **named)
-        pass
+        coordinator.rejoining = False
 
     coordinator.join_group_async = join_group_with_result
     coordinator.reset_generation = reset_and_prepare_again

@@ -24,12 +24,13 @@ from aggregator.windows import retentions
 from inference.service import GROUP as INFERENCE_GROUP
 from inference.service import InferenceService
 from inference.tensorflow_predictor import TensorFlowPredictor
+from ingest.av_source import AvSource
 from ingest.fleet import Fleet
 from pipeline.bus import FACE_CROPS, PREDICTIONS
 from pipeline.cameras import Camera, check_files
 from pipeline.console import Screen
 from pipeline.embedded_valkey import EmbeddedValkey
-from pipeline.errors import ConfigError, TransportError
+from pipeline.errors import ConfigError, SourceLost, TransportError
 from pipeline.http import HttpServer, make_app
 from pipeline.memory_bus import MemoryBus
 from pipeline.report import RunReport, tally_table
@@ -58,6 +59,7 @@ class LocalRun:
     ) -> None:
         """Set up; raises ConfigError for what cannot work, before anything is started."""
         check_files(tuple(cameras))
+        _check_films(cameras, settings)
         self._settings = settings
         self._cameras = tuple(cameras)
         self._until_end = until_end
@@ -184,6 +186,23 @@ class LocalRun:
         for thread in self._threads:
             thread.join(10.0)
         self._stack.close()
+
+
+def _check_films(cameras: Sequence[Camera], settings: Settings) -> None:
+    """Open every file once: one that is no film is said before the seconds that the rest of the start takes."""
+    problems = []
+    for camera in cameras:
+        if not camera.live:
+            try:
+                AvSource(
+                    camera,
+                    open_timeout_s=settings.ingest.open_timeout_s,
+                    read_timeout_s=settings.ingest.read_timeout_s,
+                ).close()
+            except SourceLost as error:
+                problems.append(str(error))
+    if problems:
+        raise ConfigError(problems)
 
 
 def run_cameras(

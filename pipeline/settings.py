@@ -243,7 +243,7 @@ def _unknown_variables(environment: Mapping[str, str]) -> Iterator[str]:
     known = {row.variable for row in documented()}
     for name in sorted(environment):
         if name.upper().startswith(PREFIX) and name.upper() not in known:
-            near = difflib.get_close_matches(name.upper(), known, n=1)
+            near = difflib.get_close_matches(name.upper(), known, n=1, cutoff=0.85)
             hint = f"did you mean {near[0]}?" if near else "docs/configuration.md lists them all"
             yield f"{name}: there is no such setting; {hint}"
 

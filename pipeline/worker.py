@@ -111,7 +111,11 @@ class Worker:
         self.ready.set()
         deadline = time.monotonic() + self._max_wait_s
         while batch and len(batch) < self._max_records and (left := deadline - time.monotonic()) > 0:
-            batch += self._consumer.poll(left, self._max_records - len(batch))
+            try:
+                batch += self._consumer.poll(left, self._max_records - len(batch))
+            except TransportError as error:  # what has been read must not be passed over
+                self._failed("poll", error)
+                break
         return batch
 
     def _handle(self, batch: list[Record], stop: threading.Event) -> bool:

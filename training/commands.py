@@ -122,6 +122,7 @@ def train(
             out,
             init=init,
             teachers=teacher or [],
+            limit=limit,
             workers=max(1, (os.cpu_count() or 2) - 1),
             name=name,
             watch=watch,
@@ -233,10 +234,16 @@ def export(
     from training.export import export_model, open_model
 
     console = Console(stderr=True)
-    network, about = open_model(model, manifest)
+    network, about, weights = open_model(model, manifest)
     wanted = [each.strip() for each in formats.split(",") if each.strip() not in {"", "none"}]
     found = export_model(
-        network, about, out, formats=wanted, data=data, say=lambda what: console.print(f"writing {out}: {what}")
+        network,
+        about,
+        out,
+        formats=wanted,
+        weights=weights,
+        data=data,
+        say=lambda what: console.print(f"writing {out}: {what}"),
     )
     table = Table("format", "bytes", "age, mean difference", "gender agrees", "ethnicity agrees")
     for name, each in found.items():

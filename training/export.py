@@ -12,6 +12,7 @@ formats.json          digest, size and agreement of each format
 from __future__ import annotations
 
 import hashlib
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -46,27 +47,25 @@ Engine = Callable[[Crops], Logits]
 Say = Callable[[str], None]
 
 
-def open_model(source: Path, manifest: Path | None = None) -> tuple[Any, Manifest]:
+def open_model(source: Path, manifest: Path | None = None) -> tuple[Any, Manifest, Path | None]:
     """Load what is to be exported: a run's folder, a model's folder, or a .keras file with *manifest* beside or named.
 
-    Raises ConfigError where it is none of these.
+    Gives the network, its manifest and its file, if it has one yet. Raises ConfigError where it is none of these.
     """
     if (source / RUN_NAME).is_file() and not (source / "model").is_dir():
         if not (source / BEST_NAME).is_file():
             raise ConfigError(f"run {source}: not one epoch is done yet; let `demographics train` go on first")
         recipe: Recipe = make_recipe(read_run(source)["recipe"])
-        return load_best(source, recipe), Manifest(
-            name=source.name,
-            weights="",
-            sha256="",
-            crop=recipe.crop,
-            ages=recipe.ages,
-            trained_on="a run that is not finished",
+        about = "a run that is not finished"
+        unfinished = Manifest(
+            name=source.name, weights="", sha256="", crop=recipe.crop, ages=recipe.ages, trained_on=about
         )
+        return load_best(source, recipe), unfinished, None
     folder = source / "model" if (source / RUN_NAME).is_file() else source
     if folder.is_dir():
         found = load_manifest(folder)
-        return load_keras(verified_weights(folder, found)), found
+        weights = verified_weights(folder, found)
+        return load_keras(weights), found, weights
     if not source.is_file():
         raise ConfigError(f"model {source}: no such run, model folder or .keras file")
     beside = manifest or source.parent / MANIFEST_NAME
@@ -76,7 +75,7 @@ def open_model(source: Path, manifest: Path | None = None) -> tuple[Any, Manifes
         raise ConfigError(
             f"model {source}: no readable manifest {beside} ({error}); name one with --manifest"
         ) from error
-    return load_keras(source), found
+    return load_keras(source), found, source
 
 
 def sample_crops(manifest: Manifest, data: Path | None, count: int = CALIBRATION_FACES) -> Crops:
@@ -113,6 +112,7 @@ def export_model(
     folder: Path,
     *,
     formats: Sequence[str] = FORMATS,
+    weights: Path | None = None,
     data: Path | None = None,
     say: Say = print,
 ) -> dict[str, Any]:
@@ -130,7 +130,7 @@ def export_model(
     crops = sample_crops(manifest, data)
     original = predict_logits(model, lambda rows: crops[rows], len(crops))
     say("model.keras, manifest.json")
-    write_model(model, manifest, folder)
+    write_model(model, manifest, folder, weights=weights)
     write_golden(folder / GOLDEN_NAME, model, manifest)
     found: dict[str, Any] = {}
     frozen = _frozen(model, manifest) if {"litert", "litert_int8"} & set(formats) else None
@@ -249,30 +249,30 @@ def convert_litert(frozen: Any, calibration: Crops | None) -> bytes:
         converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
         converter.inference_input_type = tf.uint8
         converter.inference_output_type = tf.float32
-    return bytes(converter.convert())
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Statistics for quantized inputs", UserWarning)  # bytes in is what we ask for
+        return bytes(converter.convert())
 
 
-def litert_engine(path: Path, manifest: Manifest, batch: int = 32) -> Engine:
+def litert_engine(path: Path, manifest: Manifest) -> Engine:
     """Open a LiteRT file; its outputs are told apart by their sizes."""
     import tensorflow as tf  # noqa: PLC0415  only the formats need it
 
-    interpreter = tf.lite.Interpreter(model_path=str(path))
-    side = manifest.crop.size_px
+    with warnings.catch_warnings():
+        # tf.lite announces its successor, a package of its own that we do not need for one comparison.
+        warnings.filterwarnings("ignore", r"\s*Warning: tf\.lite\.Interpreter is deprecated", UserWarning)
+        interpreter = tf.lite.Interpreter(model_path=str(path))
     [taken] = interpreter.get_input_details()
-    interpreter.resize_tensor_input(taken["index"], (batch, side, side, 3))
     interpreter.allocate_tensors()
     sizes = (manifest.ages[1] - manifest.ages[0] + 1, len(GENDERS), len(ETHNICITIES))
     given = {int(each["shape"][-1]): each["index"] for each in interpreter.get_output_details()}
 
     def run(crops: Crops) -> Logits:
         parts = []
-        for start in range(0, len(crops), batch):
-            some = np.zeros((batch, side, side, 3), taken["dtype"])
-            count = min(batch, len(crops) - start)
-            some[:count] = crops[start : start + count]
-            interpreter.set_tensor(taken["index"], some)
+        for crop in crops:  # one by one: some quantised graphs cannot be given another batch size
+            interpreter.set_tensor(taken["index"], crop[None].astype(taken["dtype"]))
             interpreter.invoke()
-            parts.append([interpreter.get_tensor(given[size])[:count].copy() for size in sizes])
+            parts.append([interpreter.get_tensor(given[size]).copy() for size in sizes])
         return Logits(*(np.concatenate(heads) for heads in zip(*parts, strict=True)))
 
     return run

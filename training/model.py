@@ -6,6 +6,7 @@ M. Sandler et al., "MobileNetV2: Inverted Residuals and Linear Bottlenecks", CVP
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
@@ -59,6 +60,10 @@ def build_model(recipe: Recipe, init: str = NO_INIT) -> Any:
 def _backbone(recipe: Recipe, init: str) -> Any:
     shape = (recipe.size_px, recipe.size_px, 3)
     weights = IMAGENET if init == IMAGENET else None
+    if init not in {IMAGENET, NO_INIT} and not Path(init).is_file():
+        raise ConfigError(
+            f"init {init}: no such file; give imagenet, none, or a .weights.h5 of MobileNetV2 without top"
+        )
     try:
         backbone = keras.applications.MobileNetV2(
             input_shape=shape, alpha=recipe.alpha, include_top=False, weights=weights
@@ -71,13 +76,11 @@ def _backbone(recipe: Recipe, init: str) -> Any:
             "(a .weights.h5 without top), or --init none to start from nothing"
         ) from error
     if init not in {IMAGENET, NO_INIT}:
-        if not Path(init).is_file():
-            raise ConfigError(
-                f"init {init}: no such file; give imagenet, none, or a .weights.h5 of MobileNetV2 without top"
-            )
         try:
-            backbone.load_weights(init)
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            with warnings.catch_warnings():
+                warnings.simplefilter("error", UserWarning)  # Keras only warns where it leaves a layer as it was
+                backbone.load_weights(init)
+        except (OSError, ValueError, KeyError, TypeError, UserWarning) as error:
             raise ConfigError(
                 f"init {init}: not the weights of MobileNetV2 {recipe.alpha} without top "
                 f"({str(error).splitlines()[0][:200]})"

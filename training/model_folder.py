@@ -15,16 +15,19 @@ from pipeline.errors import ConfigError
 from pipeline.manifest import MANIFEST_NAME, Manifest
 
 
-def write_model(model: Any, manifest: Manifest, folder: Path) -> Path:
+def write_model(model: Any, manifest: Manifest, folder: Path, *, weights: Path | None = None) -> Path:
     """Write model.keras and manifest.json, whose weights and digest are filled in here; gives *folder*.
 
-    Raises ConfigError where the model's shapes are not what the manifest says.
+    *weights* is the model's file where it has one already. Raises ConfigError where the model's shapes are not what the manifest says.
     """
     check_shapes(model, manifest)
     part = folder.with_name(folder.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
-    model.save(part / "model.keras")
+    if weights is None:
+        model.save(part / "model.keras")
+    else:  # the very file, so that its digest stays
+        shutil.copyfile(weights, part / "model.keras")
     data = (part / "model.keras").read_bytes()
     manifest = msgspec.structs.replace(manifest, weights="model.keras", sha256=hashlib.sha256(data).hexdigest())
     write_json(part / MANIFEST_NAME, manifest)

@@ -50,7 +50,7 @@ class Recipe:
     split_seed: int = _number(2026, 0, 2**31 - 1, "draws the split; leave it alone to compare runs")
     # the network
     alpha: float = _number(1.0, 0.35, 1.0, "MobileNetV2's width: 0.35, 0.5, 0.75 or 1.0")
-    head_units: int = _number(192, 8, 320, "units of each head's fully connected layer")
+    head_units: int = _number(192, 8, 1024, "units of each head's fully connected layer")
     dropout: float = _number(0.3, 0.0, 0.9, "before and after each head's fully connected layer")
     head_l2: float = _number(1e-4, 0.0, 0.1, "L2 on the heads' kernels")
     frozen_blocks: int = _number(0, 0, 16, "blocks of MobileNetV2, from the stem on, that keep their start")
@@ -171,7 +171,9 @@ def recipe_table() -> str:
         assert option.default is not MISSING, "every option has a default"
         about = option.metadata
         limits = (
-            f"{about['low']:g} to {about['high']:g}" if "low" in about else " or ".join(about["words"]) or "see meaning"
+            f"{about['low']:.10g} to {about['high']:.10g}"
+            if "low" in about
+            else " or ".join(about["words"]) or "see meaning"
         )
         lines.append(f"| `{option.name}` | {option.default} | {limits} | {about['says']} |")
     return "\n".join(lines) + "\n"

@@ -17,6 +17,7 @@ from __future__ import annotations
 import io
 import os
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack
@@ -25,6 +26,7 @@ from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
+from zipfile import BadZipFile
 
 import msgspec
 import numpy as np
@@ -172,12 +174,13 @@ def train(
         log = _tensorboard(out, stack)
         while state.epoch < recipe.epochs and not _stopped(state, recipe):
             began = time.monotonic()
-            model.reset_metrics()
             figures: dict[str, float] = {}
+            sums: dict[str, float] = defaultdict(float)
             for step, (crops, wanted) in enumerate(batches(learning, learned, recipe, state.epoch, workers), start=1):
-                figures = {
-                    key: float(value) for key, value in model.train_on_batch(crops, wanted, return_dict=True).items()
-                }
+                model.reset_metrics()  # each step's own figures; the epoch's are their mean
+                for key, value in model.train_on_batch(crops, wanted, return_dict=True).items():
+                    sums[key] += float(value)
+                figures = {key: total / step for key, total in sums.items()}
                 if not np.isfinite(figures["loss"]):
                     raise ConfigError(
                         "the loss is no longer a number; take a smaller --set learning_rate=... and start anew"

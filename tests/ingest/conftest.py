@@ -29,7 +29,7 @@ PATIENCE_S: Final = 20.0
 PASSWORD: Final = "hush-hush/1"  # with a character that an address must escape
 FILM_FPS: Final = 25
 FILM_FRAMES: Final = 40
-QUICK: Final = {"probesize": "5000", "analyzeduration": "0"}
+QUICK: Final = {"probesize": "32", "analyzeduration": "1", "fpsprobesize": "0"}  # the frame rate need not be guessed
 
 # Right eye, left eye, nose, right and left corner of the mouth, in sides of the face's box.
 FRONTAL: Final = np.array([(0.3, 0.3), (0.7, 0.3), (0.5, 0.52), (0.34, 0.72), (0.66, 0.72)], np.float32)
@@ -131,7 +131,9 @@ class FakeProducer:
     @property
     def passages(self) -> list[FaceCrop | TrackEnded]:
         """What was said of people, in order."""
-        return [said for topic, _, said in self.taken if topic == FACE_CROPS and isinstance(said, FaceCrop | TrackEnded)]
+        return [
+            said for topic, _, said in self.taken if topic == FACE_CROPS and isinstance(said, FaceCrop | TrackEnded)
+        ]
 
     @property
     def ends(self) -> list[TrackEnded]:
@@ -162,13 +164,13 @@ def write_numbered_film(path: Path, *, times_s: Sequence[float] = (), first_s: f
         stream = film.add_stream("libx264", rate=FILM_FPS, options=options)
         assert isinstance(stream, av.VideoStream)
         stream.width, stream.height, stream.pix_fmt = 128, 96, "yuv420p"
-        stream.time_base = stream.codec_context.time_base = Fraction(1, 1000)
+        stream.codec_context.time_base = Fraction(1, 1000)
         for n in range(FILM_FRAMES):
             luma = np.repeat([[235 if n >> bit & 1 else 16 for bit in range(8)]], 96, axis=0).repeat(16, axis=1)
             planes = np.concatenate([luma, np.full((48, 128), 128)]).astype(np.uint8)
             shown = av.VideoFrame.from_ndarray(planes, format="yuv420p")
             shown.pts = round(1000 * (times_s[n] if times_s else first_s + n / FILM_FPS))
-            shown.time_base = stream.time_base
+            shown.time_base = Fraction(1, 1000)
             film.mux(stream.encode(shown))
         film.mux(stream.encode())
     return path

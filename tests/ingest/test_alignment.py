@@ -126,7 +126,9 @@ def test_every_pixel_of_the_crop_comes_from_where_the_transform_says(
     assert np.abs(told - there)[inside].max() < 1.0 * scale + 0.75 * width / 250
 
 
-@given(angle=st.floats(-0.8, 0.8), scale=st.floats(0.6, 12.0), nudge=st.tuples(st.floats(-0.5, 0.5), st.floats(-0.5, 0.5)))
+@given(
+    angle=st.floats(-0.8, 0.8), scale=st.floats(0.6, 12.0), nudge=st.tuples(st.floats(-0.5, 0.5), st.floats(-0.5, 0.5))
+)
 @example(angle=0.0, scale=2.5, nudge=(0.0, 0.0))
 @example(angle=0.3, scale=11.0, nudge=(0.25, 0.25))
 def test_landmarks_come_to_lie_where_the_recipe_says(angle: float, scale: float, nudge: tuple[float, float]) -> None:

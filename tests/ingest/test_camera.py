@@ -1,0 +1,497 @@
+"""The loop of one camera: it comes back after every loss, says how it does, and loses nobody whom it can keep."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from demo.clip import Clip
+from demo.rtsp_server import RtspServer
+from ingest.av_source import AvSource
+from ingest.camera import OUTBOX, CameraLoop, Outbox
+from ingest.detector import Detector, FaceBox
+from ingest.source import Source
+from ingest.yunet_detector import YunetDetector
+from pipeline import telemetry as metrics
+from pipeline.bus import FACE_CROPS, PREDICTIONS
+from pipeline.cameras import Camera
+from pipeline.errors import (
+    SourceLost,
+    SourceNotFound,
+    SourceRefused,
+    SourceUnreachable,
+    SourceUnreadable,
+    TransportError,
+)
+from pipeline.manifest import CropRecipe
+from pipeline.messages import CameraStatus, FaceCrop, Message, TrackEnded
+from pipeline.settings import IngestSettings
+from pipeline.telemetry import Metric, Telemetry
+from tests.ingest.conftest import (
+    PASSWORD,
+    PATIENCE_S,
+    FakeProducer,
+    ScriptedDetector,
+    ScriptedSource,
+    camera,
+    face_at,
+)
+from tests.servers import wait_until
+
+LIVE = f"rtsp://viewer:{PASSWORD}@10.0.0.9/entrance"
+AT_ONCE = IngestSettings(max_backoff_s=0.001)
+WALK = 16  # looks that a passage takes: two seconds
+
+
+class ImpatientEvent(threading.Event):
+    """A stop signal on which nobody waits."""
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Say at once whether it is set."""
+        return self.is_set()
+
+
+def somebody(n: int) -> Sequence[FaceBox]:
+    """Find one person walking by, again and again: there for WALK looks, away for as many."""
+    return [face_at(100 + 20 * (n % (2 * WALK)))] if n % (2 * WALK) < WALK else []
+
+
+class Rig:
+    """A camera loop on scripted connections; when there are no more, it is stopped."""
+
+    def __init__(
+        self,
+        recipe: CropRecipe,
+        *connections: ScriptedSource | Exception,
+        url: str | Path = LIVE,
+        faces: Callable[[int], Sequence[FaceBox]] = somebody,
+        settings: IngestSettings = AT_ONCE,
+        producer: FakeProducer | None = None,
+        until_end: bool = False,
+        detect_fps: float = 8,
+    ) -> None:
+        self.producer = producer or FakeProducer()
+        self.telemetry = Telemetry(("ingest",))
+        self.detector = ScriptedDetector(faces)
+        self.stop: threading.Event = ImpatientEvent()
+        self.tried = 0
+        self._connections: Iterator[ScriptedSource | Exception] = iter(connections)
+        self.loop = CameraLoop(
+            camera(url, detect_fps=detect_fps),
+            settings=settings,
+            recipe=recipe,
+            detector=lambda _: self.detector,
+            connect=self._connect,
+            producer=self.producer,
+            telemetry=self.telemetry,
+            until_end=until_end,
+        )
+
+    def _connect(self, _: Camera) -> Source:
+        self.tried += 1
+        made = next(self._connections, None)
+        if made is None:
+            self.stop.set()
+            raise SourceLost("the test is over")
+        if isinstance(made, Exception):
+            raise made
+        return made
+
+    def run(self) -> FakeProducer:
+        """Run it through; gives what it said."""
+        self.loop.run(self.stop)
+        assert self.loop.state.ended
+        return self.producer
+
+    def metric(self, metric: Metric, **labels: str) -> float:
+        """Read a metric of this camera."""
+        return (
+            self.telemetry.registry.get_sample_value(metric.name, {"site": "museum", "camera": "door", **labels}) or 0.0
+        )
+
+
+def live(*numbers: int, then: Exception | None = None, start: float = 1e9) -> ScriptedSource:
+    """Give live pictures, then lose the camera."""
+    return ScriptedSource(numbers, live=True, then=then or SourceLost("broke off"), start=start)
+
+
+def film(looks: int, *, fps: float = 8.0) -> ScriptedSource:
+    """Give a file's pictures to its end."""
+    return ScriptedSource(range(looks), live=False, fps=fps)
+
+
+# ── coming back ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_lost_camera_is_connected_to_again_and_whoever_was_in_view_has_left(recipe: CropRecipe) -> None:
+    """The passage that the loss cut off is ended; what comes after is another connection's."""
+    # looks  [0 ── 9] lost [0 ── 9] lost
+    first, second = live(*range(10)), live(*range(10), start=1e9 + 60)
+    said = Rig(recipe, first, second).run()
+    before, after = said.ends
+    assert (before.first_seen, before.last_seen) == (1e9, 1e9 + 9 / 8)
+    assert (after.first_seen, after.last_seen) == (1e9 + 60, 1e9 + 60 + 9 / 8)
+    assert before.track_id >> 20 < after.track_id >> 20
+    assert all(isinstance(message, FaceCrop | TrackEnded) for message in said.passages)
+    assert [end.crops for end in said.ends] == [
+        sum(isinstance(m, FaceCrop) and m.track_id == end.track_id for m in said.passages) for end in said.ends
+    ]
+    assert first.closed
+    assert second.closed
+
+
+def test_connections_are_counted(recipe: CropRecipe) -> None:
+    """The first is no reconnection; a failed attempt is none either."""
+    rig = Rig(recipe, live(0, 1), SourceUnreachable("no answer"), live(0, 1), live(0, 1))
+    rig.run()
+    assert rig.loop.state.connections == 3
+    assert rig.metric(metrics.RECONNECTS) == 2
+    assert rig.metric(metrics.CONNECTS_FAILED, reason="unreachable") == 1
+    assert rig.metric(metrics.CONNECTS_FAILED, reason="lost") == 4  # three that broke off, and the test's end
+
+
+def test_a_camera_that_is_away_for_days_is_still_tried(recipe: CropRecipe) -> None:
+    """The pause doubles up to the longest and no further, however often it was."""
+    away = [SourceUnreachable("no answer")] * 1100
+    rig = Rig(recipe, *away, live(*range(10)), settings=IngestSettings(max_backoff_s=1e-6))
+    assert len(rig.run().ends) == 1
+
+
+def test_the_pause_grows_while_a_camera_is_away_and_is_short_after_a_good_connection(
+    recipe: CropRecipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With jitter, so that a building full of cameras does not come back at once."""
+    pauses: list[float] = []
+    monkeypatch.setattr(CameraLoop, "_wait", lambda _self, seconds, _stop: pauses.append(seconds))
+    down = [SourceUnreachable("no answer")] * 8
+    Rig(recipe, *down, live(0, 1), *down[:1], settings=IngestSettings(max_backoff_s=30)).run()
+    for n, pause in enumerate(pauses[:8]):
+        assert 0.5 * min(30, 2**n) <= pause <= min(30, 2**n)
+    assert pauses[8] <= 1  # it ran, and was lost
+    assert len({round(pause / 15, 3) for pause in pauses[5:8]}) > 1
+
+
+def test_a_stop_ends_the_loop_and_whoever_is_in_view(recipe: CropRecipe) -> None:
+    """A worker that is shut down has seen them until then."""
+    rig = Rig(recipe, live(*range(500)), faces=lambda n: [face_at(100 + 2 * n)])
+    look = rig.detector.detect
+
+    def detect(image: object) -> Sequence[FaceBox]:
+        if len(rig.detector.looked) == 9:
+            rig.stop.set()
+        return look(image)  # type: ignore[arg-type]
+
+    rig.detector.detect = detect  # type: ignore[method-assign,assignment]
+    said = rig.run()
+    assert rig.tried == 1
+    assert [end.last_seen for end in said.ends] == [1e9 + 9 / 8]
+
+
+# ── how it does ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("kind", [SourceLost, SourceRefused, SourceNotFound, SourceUnreadable, SourceUnreachable])
+def test_every_kind_of_loss_is_told_by_its_name_with_what_to_do(recipe: CropRecipe, kind: type[SourceLost]) -> None:
+    """State and reason for the page, the reason's name for the metric."""
+    rig = Rig(recipe, kind("what happened, what to do"))
+    said = rig.run()
+    assert (said.states[0].state, said.states[0].reason) == (kind.reason, "what happened, what to do")
+    assert rig.metric(metrics.CONNECTS_FAILED, reason=kind.reason) >= 1
+
+
+def test_a_camera_says_when_it_runs_and_when_it_does_not(recipe: CropRecipe) -> None:
+    """With its frames and reconnections so far, and its address without the password."""
+    said = Rig(recipe, live(0, 1, 2), SourceRefused("refuses"), live(0, 1)).run()
+    states = [status.state for status in said.states]
+    assert [state for state, after in pairwise([*states, ""]) if state != after] == [
+        "running", "lost", "refused", "running", "lost",
+    ]  # fmt: skip
+    assert said.states[-1].frames == 5
+    assert said.states[-1].reconnects == 1
+    assert {status.address for status in said.states} == {"rtsp://***@10.0.0.9/entrance"}
+    assert all(status.reason for status in said.states if status.state != "running")
+    assert not any(PASSWORD in repr(message) for message in said.taken)
+
+
+def test_everything_goes_out_under_the_cameras_key(recipe: CropRecipe) -> None:
+    """One partition for a camera, so that its messages keep their order."""
+    said = Rig(recipe, live(*range(10))).run()
+    assert {key for _, key, _ in said.taken} == {b"door"}
+    assert {topic for topic, _, _ in said.taken} == {FACE_CROPS, PREDICTIONS}
+
+
+def test_a_camera_is_up_while_it_runs(recipe: CropRecipe) -> None:
+    """For an alert: 1 from the first frame, 0 from the loss."""
+    up: list[float] = []
+    rig = Rig(recipe, live(0, 1), faces=lambda _: up.append(rig.metric(metrics.CAMERA_UP)) or [])  # type: ignore[func-returns-value]
+    assert rig.metric(metrics.CAMERA_UP) == 0
+    rig.run()
+    assert up == [1, 1]
+    assert rig.metric(metrics.CAMERA_UP) == 0
+    assert rig.metric(metrics.FRAMES) == rig.metric(metrics.FRAMES_DETECTED) == 2
+
+
+# ── files ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_file_is_read_once_to_its_end(recipe: CropRecipe, tmp_path: Path) -> None:
+    """Then the loop is over, everybody in it has left, and the camera has ended."""
+    rig = Rig(recipe, film(WALK + 4), film(10), url=tmp_path / "film.mp4")
+    said = rig.run()
+    assert rig.tried == 1
+    assert len(said.ends) == 1
+    assert said.states[-1].state == rig.loop.state.state == "ended"
+    assert rig.loop.state.tracks == 1
+
+
+def test_a_file_that_is_no_video_is_not_tried_again(recipe: CropRecipe, tmp_path: Path) -> None:
+    """Waiting changes nothing; the state says why."""
+    rig = Rig(recipe, SourceUnreadable("no video"), film(10), url=tmp_path / "film.mp4")
+    rig.run()
+    assert rig.tried == 1
+    assert (rig.loop.state.state, rig.loop.state.reason) == ("unreadable", "no video")
+
+
+def test_a_stream_is_left_where_it_ends_if_that_is_wanted(recipe: CropRecipe) -> None:
+    """For --until-end; one that was never there is waited for."""
+    rig = Rig(recipe, SourceUnreachable("not yet"), live(*range(10)), live(*range(10)), until_end=True)
+    said = rig.run()
+    assert rig.tried == 2
+    assert len(said.ends) == 1
+
+
+@given(film_fps=st.sampled_from([5, 8, 12, 15, 25, 30, 50, 60]), detect_fps=st.floats(1, 30))
+def test_pictures_are_searched_as_often_as_the_setting_says(
+    recipe: CropRecipe, film_fps: float, detect_fps: float
+) -> None:
+    """Evenly over the film, every picture where there are no more of them; and every frame is counted."""
+    seconds = 10
+    rig = Rig(
+        recipe, film(round(seconds * film_fps), fps=film_fps), url="film.mp4", faces=lambda _: (), detect_fps=detect_fps
+    )
+    rig.run()
+    looked = rig.detector.looked
+    assert rig.loop.state.frames == seconds * film_fps
+    assert len(looked) <= seconds * detect_fps + 2
+    if film_fps <= detect_fps:
+        assert looked == list(range(round(seconds * film_fps)))
+    else:
+        assert len(looked) >= 0.9 * seconds * detect_fps - 1
+        widest = max(b - a for a, b in pairwise(looked)) / film_fps
+        assert widest <= 1 / detect_fps + 1 / film_fps + 0.021
+
+
+def test_a_gap_in_the_film_is_no_debt_of_looks(recipe: CropRecipe) -> None:
+    """After ten seconds without a frame the cadence goes on; it does not catch up."""
+    # frames at 25 fps: [0 s ── 4 s]   [14 s ── 18 s]
+    numbers = [*range(100), *range(350, 450)]
+    rig = Rig(recipe, ScriptedSource(numbers, live=False, fps=25), url="film.mp4", faces=lambda _: (), detect_fps=5)
+    rig.run()
+    assert len([n for n in rig.detector.looked if n >= 350]) <= 4 * 5 + 2
+
+
+# ── a bus that says no ────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_live_camera_goes_on_without_the_bus_and_delivers_when_it_is_back(recipe: CropRecipe) -> None:
+    """Nobody who ended meanwhile is lost, and everything comes in order."""
+    looks = 6 * 2 * WALK
+    producer = FakeProducer()
+    rig = Rig(recipe, live(*range(looks)), producer=producer)
+    producer.refuse = lambda: len(rig.detector.looked) < looks - 10
+    undisturbed = Rig(recipe, live(*range(looks))).run()
+    said = rig.run()
+    assert producer.refusals > 50
+    assert rig.metric(metrics.DROPS, reason="bus") == 0
+    assert without_connection(said.passages) == without_connection(undisturbed.passages)
+    assert rig.telemetry.registry.get_sample_value(metrics.BUS_FAILURES.name) == producer.refusals
+
+
+def test_a_live_camera_drops_its_oldest_crops_when_too_much_waits(
+    recipe: CropRecipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Counted; the ends of all tracks come through, and the newest crops."""
+    monkeypatch.setattr("ingest.camera.OUTBOX", 20)
+    passages = 12
+    looks = passages * 2 * WALK
+    producer = FakeProducer()
+    rig = Rig(recipe, live(*range(looks)), producer=producer)
+    producer.refuse = lambda: len(rig.detector.looked) < looks - 1
+    said = rig.run()
+    assert len(said.ends) == passages
+    crops = [message for message in said.passages if isinstance(message, FaceCrop)]
+    dropped = rig.metric(metrics.DROPS, reason="bus")
+    assert dropped > 0
+    assert len(crops) + dropped == sum(end.crops for end in said.ends)
+    assert {crop.track_id for crop in crops} <= {end.track_id for end in said.ends[-3:]}
+
+
+def test_a_file_waits_for_the_bus_and_loses_nothing(recipe: CropRecipe) -> None:
+    """What it says is the same as if the bus had always listened, and nothing of it is dropped."""
+    looks = 4 * 2 * WALK
+    undisturbed = Rig(recipe, film(looks), url="film.mp4").run()
+    mood = iter([True] * 7 + [False] * 2 + [True] * 5 + [False, True] * 10)
+    rig = Rig(recipe, film(looks), url="film.mp4", producer=FakeProducer(lambda: next(mood, False)))
+    said = rig.run()
+    assert said.refusals == 22
+    assert without_connection(said.passages) == without_connection(undisturbed.passages)
+    assert [status.state for status in said.states] == ["running", "ended"]
+    assert rig.metric(metrics.DROPS, reason="bus") == 0
+
+
+def test_a_file_whose_bus_never_comes_back_can_still_be_stopped(recipe: CropRecipe) -> None:
+    """Waiting heeds the stop signal."""
+    rig = Rig(recipe, film(100), url="film.mp4")
+
+    def refuse() -> bool:
+        if rig.producer.refusals > 20:
+            rig.stop.set()
+        return True
+
+    rig.producer.refuse = refuse
+    assert rig.run().taken == []
+
+
+def without_connection(said: Sequence[FaceCrop | TrackEnded]) -> list[tuple[object, ...]]:
+    """Tell what was said, but for the part of the ids that is the connection's time."""
+    return [
+        (type(m), m.track_id & 0xFFFFF, m.first_seen, m.sequence if isinstance(m, FaceCrop) else m.crops) for m in said
+    ]
+
+
+def crop(n: int) -> FaceCrop:
+    """Make the crop of track *n*."""
+    return FaceCrop(
+        camera_id="door", track_id=n, sequence=0, first_seen=1.0, captured_at=1.0 + n, quality=0.5, jpeg=b"%d" % n
+    )
+
+
+def end(n: int) -> TrackEnded:
+    """Make the end of track *n*."""
+    return TrackEnded(camera_id="door", track_id=n, first_seen=1.0, last_seen=2.0 + n, crops=1)
+
+
+def status(n: int) -> CameraStatus:
+    """Make the camera's *n*th status."""
+    return CameraStatus(camera_id="door", at=float(n), state="running", frames=n)
+
+
+def held_back(messages: Sequence[Message], *, patient: bool) -> tuple[list[Message], int]:
+    """Post messages while the bus says no, then let it take them: what it gets, and how many were dropped."""
+    producer, drops = FakeProducer(lambda: True), []
+    outbox = Outbox(producer, patient=patient, on_drop=lambda: drops.append(1))
+    for message in messages:
+        outbox.post(FACE_CROPS, message)
+        with pytest.raises(TransportError):
+            outbox.deliver()
+    producer.refuse = lambda: False
+    outbox.deliver()
+    return [message for _, _, message in producer.taken], len(drops)
+
+
+@given(st.lists(st.sampled_from([crop, end, status]), max_size=60))
+def test_an_outbox_keeps_the_ends_of_tracks_the_newest_crops_and_the_last_status(
+    kinds: list[Callable[[int], Message]],
+) -> None:
+    """In order, no more than it may hold; only where ends alone are too many do the oldest of them give way."""
+    limit = 20
+    posted = [kind(n) for n, kind in enumerate(kinds, start=1)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("ingest.camera.OUTBOX", limit)
+        taken, drops = held_back(posted, patient=False)
+    ends, crops, told = ([m for m in posted if isinstance(m, kind)] for kind in (TrackEnded, FaceCrop, CameraStatus))
+    assert len(taken) <= limit
+    assert taken == [message for message in posted if message in taken]
+    assert len(taken) + drops + max(0, len(told) - 1) == len(posted)
+    assert [m for m in taken if isinstance(m, CameraStatus)] == told[-1:] or len(ends) >= limit
+    kept_ends = [m for m in taken if isinstance(m, TrackEnded)]
+    assert kept_ends == ends[-len(kept_ends) :] if kept_ends else not ends
+    assert len(kept_ends) == len(ends) or len(ends) >= limit
+    kept_crops = [m for m in taken if isinstance(m, FaceCrop)]
+    assert not kept_crops or kept_crops == crops[-len(kept_crops) :]
+
+
+def test_an_outbox_of_a_file_holds_everything() -> None:
+    """It is never dropped from; the file waits instead."""
+    posted = [*(crop(n) for n in range(OUTBOX + 50)), end(OUTBOX + 50)]
+    assert held_back(posted, patient=True) == (posted, 0)
+
+
+def test_a_long_time_without_the_bus_keeps_every_end(recipe: CropRecipe) -> None:
+    """A status every two seconds for an hour does not push the visitors of that hour out."""
+    posted = [message for n in range(1, 301) for message in (end(n), *(status(6 * n + k) for k in range(6)))]
+    taken, drops = held_back(posted, patient=False)
+    assert [message for message in taken if isinstance(message, TrackEnded)] == [end(n) for n in range(1, 301)]
+    assert drops == 0
+
+
+# ── real films, real connections ──────────────────────────────────────────────────────────────────────────────────────
+
+
+def real_loop(
+    described: Camera, recipe: CropRecipe, producer: FakeProducer, telemetry: Telemetry, detector: Detector
+) -> CameraLoop:
+    """Make a loop as the fleet makes it, with quick time-outs."""
+    return CameraLoop(
+        described,
+        settings=IngestSettings(max_backoff_s=0.2),
+        recipe=recipe,
+        detector=lambda _: detector,
+        connect=lambda camera: AvSource(camera, open_timeout_s=5, read_timeout_s=1),
+        producer=producer,
+        telemetry=telemetry,
+    )
+
+
+def test_three_people_in_a_film_are_three_visitors(clip: Clip, recipe: CropRecipe) -> None:
+    """With the real detector: each once, while the film shows them, with crops good enough to be counted."""
+    producer = FakeProducer()
+    loop = real_loop(camera(clip.path), recipe, producer, Telemetry(("ingest",)), YunetDetector())
+    loop.run(threading.Event())
+    assert loop.state.frames == round(clip.seconds * clip.fps)
+    assert len(producer.ends) == len(clip.passages)
+    film_began = producer.ends[0].first_seen - min(passage.enter_s for passage in clip.passages)
+    seen = sorted((e.first_seen - film_began, e.last_seen - film_began) for e in producer.ends)
+    told = sorted((passage.enter_s, passage.leave_s) for passage in clip.passages)
+    for (first_s, last_s), (enter_s, leave_s) in zip(seen, told, strict=True):
+        assert first_s == pytest.approx(enter_s, abs=1.0)
+        assert last_s == pytest.approx(leave_s, abs=1.0)
+    assert all(e.crops >= 2 for e in producer.ends)
+
+
+def test_a_camera_that_hangs_up_and_one_that_freezes_are_found_again(
+    rtsp_server: RtspServer, guarded: str, recipe: CropRecipe
+) -> None:
+    """Over real RTSP: cut off, it reconnects and goes on; frozen, it is lost in time and comes back with the thaw."""
+    producer, telemetry, stop = FakeProducer(), Telemetry(("ingest",)), threading.Event()
+    loop = real_loop(camera(guarded), recipe, producer, telemetry, ScriptedDetector(lambda _: ()))
+    state = loop.state
+    thread = threading.Thread(target=loop.run, args=(stop,), daemon=True)
+    thread.start()
+
+    def frames_again(what: str) -> None:
+        before = state.frames
+        wait_until(lambda: state.frames > before + 5, timeout_s=PATIENCE_S, what=what)
+
+    try:
+        frames_again("the first frames")
+        rtsp_server.drop_clients("cam")
+        wait_until(lambda: state.connections == 2, timeout_s=PATIENCE_S, what="the second connection")
+        frames_again("frames after the loss")
+        rtsp_server.freeze("cam")
+        wait_until(lambda: state.state == "unreachable", timeout_s=PATIENCE_S, what="the loss of a frozen camera")
+        rtsp_server.thaw("cam")
+        frames_again("frames after the thaw")
+    finally:
+        stop.set()
+        thread.join(PATIENCE_S)
+    assert not thread.is_alive()
+    states = [told.state for told in producer.states]
+    assert [a for a, b in pairwise([*states, ""]) if a != b][:4] == ["running", "lost", "running", "unreachable"]
+    assert not any(PASSWORD in repr(message) for message in producer.taken)
