@@ -248,7 +248,7 @@ class CameraLoop:
                 if self.camera.live and not last:
                     return
                 if (self.camera.live or stop.is_set()) and time.monotonic() > give_up:
-                    log.error("undelivered", camera=self.camera.id, messages=len(self._outbox))
+                    log.error("undelivered", camera=self.camera.id, messages=len(self._outbox))  # noqa: TRY400  no trace: it says all
                     return
                 time.sleep(0.5)
             else:

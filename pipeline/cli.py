@@ -179,6 +179,22 @@ def report(
         Console().print(table)
 
 
+@app.command()
+def bench(
+    only: Annotated[
+        list[str] | None, typer.Option(help="One part; may be given several times.", metavar="PART")
+    ] = None,
+    json: JsonOption = False,
+) -> None:
+    """Measure this machine, part by part: decode, detect, cut, bus, inference, aggregation."""
+    from pipeline.bench import run_bench
+    from pipeline.settings import load_settings
+
+    figures = run_bench(load_settings(), only or [])
+    if json:
+        _print_json([figure._asdict() for figure in figures])
+
+
 def main() -> None:
     """Run a command. What the user can mend is one paragraph on stderr and exit status 2, never a traceback."""
     # The FFmpeg within OpenCV and PyAV writes addresses to stderr at its own discretion: with their passwords.

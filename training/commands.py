@@ -231,11 +231,12 @@ def export(
 ) -> None:
     """Write a model's folder: Keras, SavedModel, LiteRT float and int8, each compared with the original."""
     _quiet_tensorflow()
-    from training.export import export_model, open_model
+    from training.export import check_export, export_model, open_model
 
     console = Console(stderr=True)
-    network, about, weights = open_model(model, manifest)
     wanted = [each.strip() for each in formats.split(",") if each.strip() not in {"", "none"}]
+    check_export(out, wanted)
+    network, about, weights = open_model(model, manifest)
     found = export_model(
         network,
         about,

@@ -106,6 +106,19 @@ def agreement(original: Logits, other: Logits, manifest: Manifest) -> dict[str, 
     }
 
 
+def check_export(folder: Path, formats: Sequence[str]) -> None:
+    """Raise ConfigError where *formats* are not ours or *folder* is taken, before anything is loaded."""
+    unknown = [name for name in formats if name not in FORMATS]
+    if unknown:
+        raise ConfigError(f"formats {', '.join(unknown)}: not one of {', '.join(FORMATS)}")
+    if formats and keras.backend.backend() != "tensorflow":
+        raise ConfigError(
+            f"Keras runs on {keras.backend.backend()} here; unset KERAS_BACKEND to export for other engines"
+        )
+    if folder.exists():
+        raise ConfigError(f"out {folder}: exists already; name another folder with -o, or remove it")
+
+
 def export_model(
     model: Any,
     manifest: Manifest,
@@ -117,15 +130,7 @@ def export_model(
     say: Say = print,
 ) -> dict[str, Any]:
     """Write the whole folder and measure every format; gives what formats.json says. Raises ConfigError."""
-    unknown = [name for name in formats if name not in FORMATS]
-    if unknown:
-        raise ConfigError(f"formats {', '.join(unknown)}: not one of {', '.join(FORMATS)}")
-    if formats and keras.backend.backend() != "tensorflow":
-        raise ConfigError(
-            f"Keras runs on {keras.backend.backend()} here; unset KERAS_BACKEND to export for other engines"
-        )
-    if folder.exists():
-        raise ConfigError(f"out {folder}: exists already; name another folder with -o, or remove it")
+    check_export(folder, formats)
     check_shapes(model, manifest)
     crops = sample_crops(manifest, data)
     original = predict_logits(model, lambda rows: crops[rows], len(crops))

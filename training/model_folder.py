@@ -18,7 +18,8 @@ from pipeline.manifest import MANIFEST_NAME, Manifest
 def write_model(model: Any, manifest: Manifest, folder: Path, *, weights: Path | None = None) -> Path:
     """Write model.keras and manifest.json, whose weights and digest are filled in here; gives *folder*.
 
-    *weights* is the model's file where it has one already. Raises ConfigError where the model's shapes are not what the manifest says.
+    *weights* is the model's file where it has one already. Raises ConfigError where the model's shapes are not what the
+    manifest says.
     """
     check_shapes(model, manifest)
     part = folder.with_name(folder.name + ".part")

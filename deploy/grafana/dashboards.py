@@ -251,7 +251,7 @@ def visitor_panels() -> list[Graph]:
             "now/d"
         ),
         number(
-            "Ever",
+            "All time",
             f"sum({ever})",
             "Visitors whose passage has ended, ever.",
             width=6,

@@ -108,22 +108,29 @@ def _take(number: int, taken: threading.Event) -> Image:
 
 
 class FakeProducer:
-    """Keeps what it is sent; *refuse*, asked before each record, makes it say no."""
+    """Keeps what it is sent. Asked before each record, *refuse* makes it say no; asked at each flush, *lose* a loss."""
 
-    def __init__(self, refuse: Callable[[], bool] = lambda: False) -> None:
-        self.taken: list[tuple[str, bytes, Message]] = []
+    def __init__(self, refuse: Callable[[], bool] = lambda: False, lose: Callable[[], bool] = lambda: False) -> None:
+        self.taken: list[tuple[str, bytes, Message]] = []  # what has arrived
         self.refusals = 0
         self.refuse = refuse
+        self.lose = lose
+        self._in_flight: list[tuple[str, bytes, Message]] = []
 
     def send(self, topic: str, *, key: bytes, value: bytes, headers: Headers) -> None:
-        """Keep it, decoded."""
+        """Take it on its way, decoded."""
         if self.refuse():
             self.refusals += 1
             raise TransportError("the log is full; send later")
-        self.taken.append((topic, key, decode(value, headers)))
+        self._in_flight.append((topic, key, decode(value, headers)))
 
     def flush(self, timeout_s: float) -> None:
-        """Return: what was taken is safe."""
+        """See it arrive, or only every other one."""
+        arriving, self._in_flight = self._in_flight, []
+        if self.lose():
+            self.taken += arriving[::2]
+            raise TransportError("records were lost; send them again")
+        self.taken += arriving
 
     def close(self) -> None:
         """Let go."""

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from demo.clip import Clip
 from demo.rtsp_server import RtspServer
 from ingest.av_source import AvSource
-from ingest.camera import OUTBOX, CameraLoop, Outbox
+from ingest.camera import CameraLoop
 from ingest.detector import Detector, FaceBox
+from ingest.outbox import SharedProducer
 from ingest.source import Source
 from ingest.yunet_detector import YunetDetector
 from pipeline import telemetry as metrics
@@ -27,10 +28,9 @@ from pipeline.errors import (
     SourceRefused,
     SourceUnreachable,
     SourceUnreadable,
-    TransportError,
 )
 from pipeline.manifest import CropRecipe
-from pipeline.messages import CameraStatus, FaceCrop, Message, TrackEnded
+from pipeline.messages import FaceCrop, TrackEnded
 from pipeline.settings import IngestSettings
 from pipeline.telemetry import Metric, Telemetry
 from tests.ingest.conftest import (
@@ -88,7 +88,7 @@ class Rig:
             recipe=recipe,
             detector=lambda _: self.detector,
             connect=self._connect,
-            producer=self.producer,
+            producer=SharedProducer(self.producer),
             telemetry=self.telemetry,
             until_end=until_end,
         )
@@ -317,7 +317,7 @@ def test_a_live_camera_drops_its_oldest_crops_when_too_much_waits(
     recipe: CropRecipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Counted; the ends of all tracks come through, and the newest crops."""
-    monkeypatch.setattr("ingest.camera.OUTBOX", 20)
+    monkeypatch.setattr("ingest.outbox.LONGEST", 20)
     passages = 12
     looks = passages * 2 * WALK
     producer = FakeProducer()
@@ -365,72 +365,6 @@ def without_connection(said: Sequence[FaceCrop | TrackEnded]) -> list[tuple[obje
     ]
 
 
-def crop(n: int) -> FaceCrop:
-    """Make the crop of track *n*."""
-    return FaceCrop(
-        camera_id="door", track_id=n, sequence=0, first_seen=1.0, captured_at=1.0 + n, quality=0.5, jpeg=b"%d" % n
-    )
-
-
-def end(n: int) -> TrackEnded:
-    """Make the end of track *n*."""
-    return TrackEnded(camera_id="door", track_id=n, first_seen=1.0, last_seen=2.0 + n, crops=1)
-
-
-def status(n: int) -> CameraStatus:
-    """Make the camera's *n*th status."""
-    return CameraStatus(camera_id="door", at=float(n), state="running", frames=n)
-
-
-def held_back(messages: Sequence[Message], *, patient: bool) -> tuple[list[Message], int]:
-    """Post messages while the bus says no, then let it take them: what it gets, and how many were dropped."""
-    producer, drops = FakeProducer(lambda: True), []
-    outbox = Outbox(producer, patient=patient, on_drop=lambda: drops.append(1))
-    for message in messages:
-        outbox.post(FACE_CROPS, message)
-        with pytest.raises(TransportError):
-            outbox.deliver()
-    producer.refuse = lambda: False
-    outbox.deliver()
-    return [message for _, _, message in producer.taken], len(drops)
-
-
-@given(st.lists(st.sampled_from([crop, end, status]), max_size=60))
-def test_an_outbox_keeps_the_ends_of_tracks_the_newest_crops_and_the_last_status(
-    kinds: list[Callable[[int], Message]],
-) -> None:
-    """In order, no more than it may hold; only where ends alone are too many do the oldest of them give way."""
-    limit = 20
-    posted = [kind(n) for n, kind in enumerate(kinds, start=1)]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("ingest.camera.OUTBOX", limit)
-        taken, drops = held_back(posted, patient=False)
-    ends, crops, told = ([m for m in posted if isinstance(m, kind)] for kind in (TrackEnded, FaceCrop, CameraStatus))
-    assert len(taken) <= limit
-    assert taken == [message for message in posted if message in taken]
-    assert len(taken) + drops + max(0, len(told) - 1) == len(posted)
-    assert [m for m in taken if isinstance(m, CameraStatus)] == told[-1:] or len(ends) >= limit
-    kept_ends = [m for m in taken if isinstance(m, TrackEnded)]
-    assert kept_ends == ends[-len(kept_ends) :] if kept_ends else not ends
-    assert len(kept_ends) == len(ends) or len(ends) >= limit
-    kept_crops = [m for m in taken if isinstance(m, FaceCrop)]
-    assert not kept_crops or kept_crops == crops[-len(kept_crops) :]
-
-
-def test_an_outbox_of_a_file_holds_everything() -> None:
-    """It is never dropped from; the file waits instead."""
-    posted = [*(crop(n) for n in range(OUTBOX + 50)), end(OUTBOX + 50)]
-    assert held_back(posted, patient=True) == (posted, 0)
-
-
-def test_a_long_time_without_the_bus_keeps_every_end(recipe: CropRecipe) -> None:
-    """A status every two seconds for an hour does not push the visitors of that hour out."""
-    posted = [message for n in range(1, 301) for message in (end(n), *(status(6 * n + k) for k in range(6)))]
-    taken, drops = held_back(posted, patient=False)
-    assert [message for message in taken if isinstance(message, TrackEnded)] == [end(n) for n in range(1, 301)]
-    assert drops == 0
-
-
 # ── real films, real connections ──────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -444,7 +378,7 @@ def real_loop(
         recipe=recipe,
         detector=lambda _: detector,
         connect=lambda camera: AvSource(camera, open_timeout_s=5, read_timeout_s=1),
-        producer=producer,
+        producer=SharedProducer(producer),
         telemetry=telemetry,
     )
 

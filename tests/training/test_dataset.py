@@ -17,7 +17,7 @@ from pipeline.attributes import ETHNICITIES, GENDERS
 from pipeline.errors import ConfigError
 from pipeline.manifest import CropRecipe
 from training import dataset
-from training.dataset import OLDEST, cut_face, decode_jpeg, decode_picture, label_of, load_faces, read_pictures
+from training.dataset import OLDEST, cut_face, decode_jpeg, decode_picture, label_of, load_faces
 
 ROOT = Path(__file__).resolve().parents[2]
 CAST = ROOT / "demo" / "cast"
@@ -168,10 +168,10 @@ def test_unusable_data_is_refused_with_what_to_do(tmp_path: Path, crop: CropReci
 
 @pytest.mark.shared
 def test_the_detector_finds_nearly_every_face_of_utkface(crop: CropRecipe) -> None:
-    """99 % of two hundred drawn at random."""
+    """99 % of a hundred drawn at random."""
     if not SHARED_DATA.is_file():
         pytest.skip(f"no labelled pictures at {SHARED_DATA}")
-    faces = load_faces(SHARED_DATA, crop, limit=200)
-    assert len(faces) == 200
-    assert faces.not_found <= 2
-    assert all(label_of(name) for name in read_pictures(SHARED_DATA))
+    faces = load_faces(SHARED_DATA, crop, limit=100)
+    assert len(faces) == 100
+    assert faces.not_found <= 1
+    assert not faces.rejected

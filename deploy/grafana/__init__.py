@@ -1,0 +1,1 @@
+"""The dashboards as code, and how Grafana is provisioned with them. Start with dashboards.py."""
