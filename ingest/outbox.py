@@ -83,19 +83,25 @@ class Outbox:
 
         Raises TransportError when the bus takes no more, or has lost something; all that has not arrived is kept.
         """
+        while self._waiting:
+            topic, message = self._waiting[0]
+            # Refused here, what was sent before stays sent: a bus that takes a little at a time would else never get past it.
+            self._producer.send(topic, key=message.camera_id.encode(), value=encode(message))
+            self._sent.append(self._waiting.popleft())
+            if len(self._sent) >= FLUSH_EVERY:
+                self._see_it_arrive()
+        if self._sent and (last or time.monotonic() >= self._flush_due):
+            self._see_it_arrive()
+
+    def _see_it_arrive(self) -> None:
+        self._flush_due = time.monotonic() + FLUSH_INTERVAL_S
         try:
-            while self._waiting:
-                topic, message = self._waiting[0]
-                self._producer.send(topic, key=message.camera_id.encode(), value=encode(message))
-                self._sent.append(self._waiting.popleft())
-            if self._sent and (last or len(self._sent) >= FLUSH_EVERY or time.monotonic() >= self._flush_due):
-                self._flush_due = time.monotonic() + FLUSH_INTERVAL_S
-                self._producer.flush(FLUSH_TIMEOUT_S)
-                if self._producer.failures != self._failures:
-                    raise TransportError("the bus lost records of this worker's cameras; they are sent again")  # noqa: TRY301
-                self._sent.clear()
+            self._producer.flush(FLUSH_TIMEOUT_S)
+            if self._producer.failures != self._failures:
+                raise TransportError("the bus lost records of this worker's cameras; they are sent again")  # noqa: TRY301
         except TransportError:
             self._failures = self._producer.failures
             self._waiting.extendleft(reversed(self._sent))
             self._sent.clear()
             raise
+        self._sent.clear()

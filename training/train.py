@@ -225,10 +225,10 @@ class averaged_weights(AbstractContextManager[None]):  # noqa: N801  reads as wh
     def __enter__(self) -> None:
         """Swap in."""
         averages = [each for each in self._model.optimizer.variables if each.path.endswith("_average")]
-        self._own = [np.asarray(each) for each in self._model.trainable_variables]
+        self._own = [np.array(each) for each in self._model.trainable_variables]
         for variable, average in zip(self._model.trainable_variables, averages, strict=True):
             assert variable.shape == average.shape, "Keras keeps averages in the order of the weights"
-            variable.assign(average)
+            variable.assign(np.array(average))  # a copy: JAX gives arrays away, and one shared would be gone
 
     def __exit__(self, *_: object) -> None:
         """Swap back."""

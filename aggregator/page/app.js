@@ -242,11 +242,13 @@ function condition() {
   return null;
 }
 
-const PILLS = { loading: "Connecting", live: "Live", polling: "Live", trouble: "Trouble", lost: "Offline", stale: "Stale" };
+const PILLS = { loading: "Connecting", live: "Live", polling: "Live", waiting: "Reconnecting", trouble: "Trouble",
+                lost: "Offline", stale: "Stale" };
 
 function showPhase() {
   const now = condition();
-  const phase = now && ["lost", "trouble", "stale"].includes(now[0]) ? now[0] : feed.phase;
+  const failing = ["lost", "trouble"].includes(feed.phase);
+  const phase = now && ["lost", "trouble", "stale"].includes(now[0]) ? now[0] : failing ? "waiting" : feed.phase;
   setAttribute(byId("pill"), "data-phase", phase);
   setText(byId("pill-text"), PILLS[phase] ?? "Live");
   setAttribute(byId("pill"), "title", phase === "polling" ? "Asked for every two seconds: no stream could be opened" : "");

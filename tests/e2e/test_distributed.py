@@ -74,10 +74,8 @@ def test_two_cameras_over_rtsp_two_inference_workers_count_the_same_visitors(
     with RtspServer() as cameras:
         for name, (film, _) in films.items():
             cameras.add(name, film, username="viewer", password=PASSWORD, start="on_play", loop=False)
-        listed = "".join(
-            f"  - {{id: {name}, url: '{cameras.url(name).replace('rtsp://', 'rtsp://viewer:${CAMERA_PASSWORD}@')}'}}\n"
-            for name in films
-        )
+        with_password = {name: cameras.url(name).replace("rtsp://", "rtsp://viewer:${CAMERA_PASSWORD}@") for name in films}
+        listed = "".join(f"  - {{id: {name}, url: '{url}'}}\n" for name, url in with_password.items())
         path = aggregator.log.parent / "cameras.yaml"
         path.write_text(f"site: museum\ncameras:\n{listed}")
         ingest = services.start("ingest", path)
@@ -159,7 +157,7 @@ def recount(bootstrap_servers: str) -> Counter[str]:
 def test_an_inference_worker_killed_in_mid_run_changes_no_count(
     deploy: Deploy, tmp_path_factory: pytest.TempPathFactory, kafka_server: KafkaServer, scene: Scene
 ) -> None:
-    """kill -9, another takes over: every cell of the totals equals that of the run without, and a recount of the topic."""
+    """After a kill -9 another takes over: every cell of the totals equals that of the run without, and a recount of the topic."""
     films = [scene(name)[0] for name in SCENES]
     counts = []
     for kill in (False, True):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -88,7 +89,7 @@ class ScriptedSource:
         """Give picture n at n / fps."""
         for number in self._numbers:
             taken = threading.Event()
-            yield Frame(self._start + number / self._fps, lambda number=number, taken=taken: _take(number, taken))
+            yield Frame(self._start + number / self._fps, partial(_take, number, taken))
             if self.live:
                 assert taken.wait(PATIENCE_S), "nobody looked at the picture"
         if self._then is not None:

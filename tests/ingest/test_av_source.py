@@ -178,7 +178,7 @@ def test_a_film_cut_short_gives_what_there_is(tmp_path: Path) -> None:
     """A recording that lost its end is read as far as it goes, then ends or is called unreadable."""
     whole = write_numbered_film(tmp_path / "whole.ts").read_bytes()
     (tmp_path / "cut.ts").write_bytes(whole[: len(whole) * 6 // 10])
-    seen = []
+    seen: list[int] = []
     with suppress(SourceUnreadable):
         seen.extend(number_of(frame.image()) for frame in opened(camera(tmp_path / "cut.ts")).frames())
     assert seen[:10] == list(range(10))

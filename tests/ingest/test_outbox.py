@@ -106,7 +106,9 @@ def test_an_outbox_keeps_the_ends_of_tracks_the_newest_crops_and_the_last_status
 
 def test_a_long_time_without_the_bus_keeps_every_end() -> None:
     """A status every two seconds for an hour does not push the visitors of that hour out."""
-    posted = [message for n in range(1, 301) for message in (end(n), *(status(6 * n + k) for k in range(6)))]
+    posted: list[Said] = []
+    for n in range(1, 301):
+        posted += [end(n), *(status(6 * n + k) for k in range(6))]
     arrived, drops = held_back(posted)
     assert [message for message in arrived if isinstance(message, TrackEnded)] == [end(n) for n in range(1, 301)]
     assert drops == 0
@@ -114,7 +116,7 @@ def test_a_long_time_without_the_bus_keeps_every_end() -> None:
 
 def test_an_outbox_of_a_file_holds_everything() -> None:
     """It is never dropped from; the file waits instead."""
-    posted = [*(crop(n) for n in range(LONGEST + 50)), end(LONGEST + 50)]
+    posted: list[Said] = [*(crop(n) for n in range(LONGEST + 50)), end(LONGEST + 50)]
     assert held_back(posted, patient=True) == (posted, 0)
 
 

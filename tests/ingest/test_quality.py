@@ -35,7 +35,7 @@ def turned(points: NDArray[np.float32], degrees: float) -> NDArray[np.float32]:
     angle = np.deg2rad(degrees)
     turn = np.array([(np.cos(angle), -np.sin(angle)), (np.sin(angle), np.cos(angle))])
     middle = points.mean(0)
-    return ((points - middle) @ turn.T + middle).astype(np.float32)
+    return np.asarray((points - middle) @ turn.T + middle, np.float32)
 
 
 def is_falling(values: Sequence[float]) -> bool:

@@ -1,0 +1,108 @@
+"""The cameras of one worker: each on its own, none in another's way, all of them ended at the close."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from demo.clip import Clip
+from demo.rtsp_server import RtspServer
+from ingest.fleet import Fleet
+from pipeline.bus import FACE_CROPS, PREDICTIONS, Consumer, TopicSpec
+from pipeline.cameras import Camera
+from pipeline.errors import ConfigError
+from pipeline.manifest import CropRecipe
+from pipeline.memory_bus import MemoryBus
+from pipeline.messages import CameraStatus, Message, TrackEnded, decode
+from pipeline.settings import IngestSettings
+from pipeline.telemetry import Telemetry
+from tests.ingest.conftest import PATIENCE_S, camera
+from tests.servers import wait_until
+
+
+@pytest.fixture
+def bus() -> Iterator[MemoryBus]:
+    """Make a bus with the topics that ingest writes to."""
+    made = MemoryBus()
+    made.ensure_topics([TopicSpec(topic, 2, retention_s=600) for topic in (FACE_CROPS, PREDICTIONS)])
+    yield made
+    made.close()
+
+
+def fleet_of(bus: MemoryBus, recipe: CropRecipe, *cameras: Camera, detector_model: Path | None = None) -> Fleet:
+    """Make a fleet with quick time-outs."""
+    return Fleet(
+        cameras,
+        settings=IngestSettings(
+            max_backoff_s=0.2, open_timeout_s=3, read_timeout_s=1, detect_fps=5, detector_model=detector_model
+        ),
+        recipe=recipe,
+        bus=bus,
+        telemetry=Telemetry(("ingest",)),
+    )
+
+
+def said(consumer: Consumer) -> list[Message]:
+    """Read all that there is."""
+    messages: list[Message] = []
+    while records := consumer.poll(0.1, 500):
+        messages += [decode(record.value, record.headers) for record in records]
+    return messages
+
+
+def test_every_camera_is_read_and_a_broken_one_harms_no_other(
+    bus: MemoryBus, recipe: CropRecipe, clip: Clip, tmp_path: Path
+) -> None:
+    """Two films and a text file: three visitors in each film, and the third camera's problem by name."""
+    (tmp_path / "text.mp4").write_text("not a film")
+    fleet = fleet_of(
+        bus,
+        recipe,
+        camera(clip.path, name="east"),
+        camera(tmp_path / "text.mp4", name="broken"),
+        camera(clip.path, name="west"),
+    )
+    assert not fleet.ended()
+    fleet.start()
+    wait_until(fleet.ended, timeout_s=60, what="the end of all films")
+    fleet.close()
+    (problem,) = fleet.problems()
+    assert problem.startswith("camera broken: ")
+    assert "decoded as video" in problem
+    ends = [m for m in said(bus.consumer(FACE_CROPS, group="test")) if isinstance(m, TrackEnded)]
+    assert sorted(end.camera_id for end in ends) == ["east"] * 3 + ["west"] * 3
+    last = {m.camera_id: m for m in said(bus.consumer(PREDICTIONS, group="test")) if isinstance(m, CameraStatus)}
+    assert {name: told.state for name, told in last.items()} == {
+        "east": "ended", "west": "ended", "broken": "unreadable",
+    }  # fmt: skip
+    assert last["east"].frames == round(clip.seconds * clip.fps)
+
+
+def test_closing_ends_who_is_in_view_and_every_thread(
+    bus: MemoryBus, recipe: CropRecipe, clip: Clip, rtsp_server: RtspServer
+) -> None:
+    """A worker that is shut down while somebody walks by has told of them."""
+    rtsp_server.add("hall", clip.path, start="on_play")
+    fleet = fleet_of(bus, recipe, camera(rtsp_server.url("hall"), name="hall"))
+    fleet.start()
+    crops = bus.consumer(FACE_CROPS, group="test")
+    wait_until(lambda: bool(crops.poll(0.05, 1)), timeout_s=PATIENCE_S, what="the first crop")
+    fleet.close()
+    assert fleet.ended()
+    assert any(isinstance(message, TrackEnded) for message in said(crops))
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("camera-")]
+
+
+@pytest.mark.parametrize("content", [None, b"no network"])
+def test_a_detector_that_does_not_load_is_said_before_a_camera_is_opened(
+    bus: MemoryBus, recipe: CropRecipe, numbered_film: Path, tmp_path: Path, content: bytes | None
+) -> None:
+    """At the start, not in a camera's thread for ever after."""
+    model = tmp_path / "detector.onnx"
+    if content is not None:
+        model.write_bytes(content)
+    with pytest.raises(ConfigError, match=r"detector\.onnx"):
+        fleet_of(bus, recipe, camera(numbered_film), detector_model=model)
