@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Callable, Iterable
 from pathlib import Path
 from typing import Any, Final
 
-from fastapi import APIRouter, FastAPI, HTTPException, Query, Request
+from fastapi import APIRouter, FastAPI, HTTPException, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse, StreamingResponse
 from fastapi.staticfiles import StaticFiles
@@ -77,7 +77,17 @@ def mount_api(
         return StreamingResponse(_events(state), media_type="text/event-stream", headers={"Cache-Control": "no-store"})
 
     app.include_router(router)
-    app.mount("/", StaticFiles(directory=PAGE, html=True), name="page")
+    app.mount("/", _Page(directory=PAGE, html=True), name="page")
+
+
+class _Page(StaticFiles):
+    """The page's files, asked for anew each time: after an upgrade no old script meets a new page."""
+
+    def file_response(self, *args: Any, **kwargs: Any) -> Response:
+        """Give a file that may be kept but must be asked about."""
+        response = super().file_response(*args, **kwargs)
+        response.headers["Cache-Control"] = "no-cache"
+        return response
 
 
 async def _events(state: Callable[[], dict[str, Any]]) -> AsyncIterator[str]:

@@ -83,7 +83,7 @@ class TensorFlowPredictor:
             )  # before the first use: else it takes all
         try:
             model = keras.models.load_model(weights, compile=False, safe_mode=True)
-        except (OSError, ValueError, TypeError) as error:
+        except (OSError, ValueError, TypeError, KeyError) as error:
             raise ConfigError(
                 f"model {weights}: Keras cannot load it ({type(error).__name__}); export it again"
             ) from error

@@ -83,7 +83,7 @@ def bench() -> Bench:
     return Bench()
 
 
-PASSAGE = [said(1, 0), said(1, 1), ended(1)]
+PASSAGE: list[Message] = [said(1, 0), said(1, 1), ended(1)]
 LOG = [record(offset, message) for offset, message in enumerate(PASSAGE)]
 
 

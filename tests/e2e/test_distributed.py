@@ -74,7 +74,9 @@ def test_two_cameras_over_rtsp_two_inference_workers_count_the_same_visitors(
     with RtspServer() as cameras:
         for name, (film, _) in films.items():
             cameras.add(name, film, username="viewer", password=PASSWORD, start="on_play", loop=False)
-        with_password = {name: cameras.url(name).replace("rtsp://", "rtsp://viewer:${CAMERA_PASSWORD}@") for name in films}
+        with_password = {
+            name: cameras.url(name).replace("rtsp://", "rtsp://viewer:${CAMERA_PASSWORD}@") for name in films
+        }
         listed = "".join(f"  - {{id: {name}, url: '{url}'}}\n" for name, url in with_password.items())
         path = aggregator.log.parent / "cameras.yaml"
         path.write_text(f"site: museum\ncameras:\n{listed}")

@@ -7,6 +7,7 @@ from typing import Final
 
 import numpy as np
 import pytest
+from hypothesis import settings
 from numpy.typing import NDArray
 
 from demo.composer import load_cast
@@ -18,6 +19,9 @@ from pipeline.bus import Headers
 from pipeline.errors import TransportError
 from pipeline.manifest import DEFAULT_MODEL, CropRecipe, Manifest, load_manifest
 from pipeline.messages import FaceCrop, Message, TrackEnded, decode
+
+settings.register_profile("unhurried", deadline=None)  # a busy machine is no failure
+settings.load_profile("unhurried")
 
 SIDE: Final = 32
 MANIFEST: Final = Manifest(
@@ -94,6 +98,12 @@ def track_ended(n: int, *, camera_id: str = "door") -> TrackEnded:
 def plain(value: int, side: int = SIDE) -> NDArray[np.uint8]:
     """Make a crop of one grey."""
     return np.full((side, side, 3), value, np.uint8)
+
+
+def drawn_crops(count: int, side: int) -> NDArray[np.uint8]:
+    """Draw crops of coloured blocks by integers alone, so that they are the same everywhere: (count, side, side, 3)."""
+    n, y, x, channel = np.ogrid[:count, :side, :side, :3]
+    return np.asarray((x // 8 * (37 + n) + y // 8 * (59 + 7 * n) + channel * 91 + n * 53) % 256, np.uint8)
 
 
 def cast_crops() -> dict[str, NDArray[np.uint8]]:

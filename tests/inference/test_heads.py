@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -19,6 +21,11 @@ rows = st.lists(st.lists(st.floats(-80, 80, width=32), min_size=5, max_size=5), 
 )
 temperatures = st.floats(0.2, 5)
 seeds = st.integers(0, 2**32)
+
+
+def moved(logits: NDArray[np.float32], *, by: float = 0.0, divided_by: float = 1.0) -> Any:
+    """Reckon with logits in double precision."""
+    return logits.astype(np.float64) / divided_by + by
 
 
 def logits_of(seed: int, count: int = 4, scale: float = 3.0) -> Logits:
@@ -38,9 +45,7 @@ def test_probabilities_are_positive_and_add_up_to_one(logits: NDArray[np.float32
 @given(rows, st.floats(-1000, 1000), temperatures)
 def test_adding_a_constant_changes_nothing(logits: NDArray[np.float32], shift: float, temperature: float) -> None:
     """Only differences between logits mean anything."""
-    np.testing.assert_allclose(
-        softmax(logits.astype(np.float64) + shift, temperature), softmax(logits, temperature), atol=1e-9
-    )
+    np.testing.assert_allclose(softmax(moved(logits, by=shift), temperature), softmax(logits, temperature), atol=1e-9)
 
 
 @given(rows, temperatures)
@@ -54,7 +59,7 @@ def test_the_order_of_the_labels_is_kept_at_any_temperature(logits: NDArray[np.f
 @given(rows, temperatures)
 def test_the_temperature_divides_the_logits(logits: NDArray[np.float32], temperature: float) -> None:
     """As in Guo et al., section 4.2; a higher one is never surer."""
-    np.testing.assert_allclose(softmax(logits, temperature), softmax(logits.astype(np.float64) / temperature))
+    np.testing.assert_allclose(softmax(logits, temperature), softmax(moved(logits, divided_by=temperature)))
     assert (softmax(logits, 2 * temperature).max(axis=1) <= softmax(logits, temperature).max(axis=1) + 1e-12).all()
 
 
@@ -67,7 +72,7 @@ def test_two_labels_are_told_by_the_logistic_function() -> None:
 def test_logits_that_would_overflow_do_not() -> None:
     """A network that is very sure gives no NaN, which no message could carry."""
     p = softmax(np.array([[1e4, -1e4, 0.0], [-3e38, -3e38, -3e38]], np.float32), 0.05)
-    np.testing.assert_allclose(p, [[1, 0, 0], [1 / 3] * 3])
+    np.testing.assert_allclose(p, np.array([(1, 0, 0), (1 / 3, 1 / 3, 1 / 3)]))
 
 
 def test_no_crops_give_no_heads() -> None:
@@ -90,11 +95,12 @@ def test_the_age_is_the_expectation_over_the_years(seed: int, first: int, temper
         assert heads.age_spread[row] == pytest.approx(np.sqrt(variance), abs=1e-4)
 
 
-@given(st.integers(0, 100))
-def test_an_age_that_is_certain_has_no_spread(years: int) -> None:
-    """Rounding does not make the variance negative."""
-    age = np.full((1, 101), -1000, np.float32)
-    age[0, years] = 1000
+@given(st.integers(0, 100), st.floats(40, 1000))
+@example(years=50, margin=41.0)
+def test_an_age_that_is_certain_has_no_spread(years: int, margin: float) -> None:
+    """Where rounding would make the variance negative, it is none."""
+    age = np.full((1, 101), 10 - margin, np.float32)
+    age[0, years] = 10
     heads = read_heads(Logits(age, np.zeros((1, 2), np.float32), np.zeros((1, 5), np.float32)), MANIFEST)
     assert heads.age[0] == pytest.approx(years)
     assert heads.age_spread[0] == pytest.approx(0, abs=1e-3)

@@ -12,6 +12,7 @@ from typing import Final
 import av
 import numpy as np
 import pytest
+from hypothesis import settings
 from pydantic import SecretStr
 
 from demo.clip import Clip
@@ -25,6 +26,9 @@ from pipeline.cameras import Camera
 from pipeline.errors import TransportError
 from pipeline.manifest import DEFAULT_MODEL, CropRecipe, load_manifest
 from pipeline.messages import CameraStatus, FaceCrop, Message, TrackEnded, decode
+
+settings.register_profile("unhurried", deadline=None)  # a busy machine is no failure
+settings.load_profile("unhurried")
 
 PATIENCE_S: Final = 20.0
 PASSWORD: Final = "hush-hush/1"  # with a character that an address must escape

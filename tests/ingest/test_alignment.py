@@ -5,7 +5,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 import pytest
-from hypothesis import assume, example, given
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -109,6 +109,7 @@ def test_a_crop_has_the_recipes_size_wherever_the_landmarks_are(points: NDArray[
     assert crop.dtype == np.uint8
 
 
+@settings(max_examples=30)
 @given(angle=turns, scale=st.floats(0.4, 9.0), middle=st.tuples(st.floats(600, 700), st.floats(500, 600)))
 @example(angle=0.0, scale=8.9, middle=(640.0, 540.0))
 @example(angle=0.5, scale=2.01, middle=(640.0, 540.0))
@@ -122,17 +123,18 @@ def test_every_pixel_of_the_crop_comes_from_where_the_transform_says(
     there = (np.stack([xs.ravel(), ys.ravel()], 1) - 48.0) @ turn_and_scale(angle, scale).T + middle
     inside = ((there > 20) & (there < (width - 20, height - 20))).all(1)
     told = crop[ys.ravel(), xs.ravel(), :2] * ((width - 1) / 250, (height - 1) / 250)
-    # Colours tell the place to half a level; a pixel of the crop is `scale` pixels of the picture.
-    assert np.abs(told - there)[inside].max() < 1.0 * scale + 0.75 * width / 250
+    # Colours tell the place to half a level, 2.6 px of the picture; a pixel of the crop is `scale` pixels of the picture.
+    assert np.abs(told - there)[inside].max() < 0.5 * scale + 4
 
 
+@settings(max_examples=30)
 @given(
     angle=st.floats(-0.8, 0.8), scale=st.floats(0.6, 12.0), nudge=st.tuples(st.floats(-0.5, 0.5), st.floats(-0.5, 0.5))
 )
 @example(angle=0.0, scale=2.5, nudge=(0.0, 0.0))
 @example(angle=0.3, scale=11.0, nudge=(0.25, 0.25))
 def test_landmarks_come_to_lie_where_the_recipe_says(angle: float, scale: float, nudge: tuple[float, float]) -> None:
-    """A dot drawn at each landmark is found within a pixel of its place, for near and far faces."""
+    """A dot drawn at each landmark is found within a quarter of a pixel of its place, for near and far faces."""
     landmarks = placed(angle, scale, (800 + nudge[0], 760 + nudge[1]))
     for landmark, wanted in zip(landmarks, WANTED, strict=True):
         image = np.zeros((1500, 1600, 3), np.uint8)
@@ -141,7 +143,7 @@ def test_landmarks_come_to_lie_where_the_recipe_says(angle: float, scale: float,
         weight = align(image, landmarks, RECIPE)[..., 0].astype(np.float64)
         ys, xs = np.mgrid[:96, :96]
         found = np.array(((xs * weight).sum(), (ys * weight).sum())) / weight.sum()
-        assert np.hypot(*(found - wanted)) < 1.0
+        assert np.hypot(*(found - wanted)) < 0.25
 
 
 def test_a_strongly_shrunk_face_is_averaged_not_sampled() -> None:

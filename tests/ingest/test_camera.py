@@ -10,6 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from urllib.parse import quote
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -299,6 +300,16 @@ def test_pictures_are_searched_as_often_as_the_setting_says(
         assert len(looked) >= 0.9 * seconds * detect_fps - 1
         widest = max(b - a for a, b in pairwise(looked)) / film_fps
         assert widest <= 1 / detect_fps + 1 / film_fps + 0.021
+
+
+def test_a_picture_that_is_a_little_early_is_not_missed(recipe: CropRecipe) -> None:
+    """At the rate of the setting, a camera whose frames come up to nine milliseconds early or late has all searched."""
+    jitter = np.random.default_rng(3).integers(-9, 10, 100)
+    times_ms = [int(100 * n + late) for n, late in enumerate(jitter, start=1)]
+    source = ScriptedSource(times_ms, live=False, fps=1000)
+    rig = Rig(recipe, source, url="film.mp4", faces=lambda _: (), detect_fps=10)
+    rig.run()
+    assert rig.detector.looked == times_ms
 
 
 def test_a_gap_in_the_film_is_no_debt_of_looks(recipe: CropRecipe) -> None:

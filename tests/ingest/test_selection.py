@@ -14,7 +14,7 @@ from ingest.selection import Candidate, Selection, SelectionConfig
 LOOKS_PER_S = 10
 CROP = np.zeros((1, 1, 3), np.uint8)
 
-qualities = st.lists(st.floats(0, 1), max_size=300)
+qualities = st.integers(0, 150).flatmap(lambda n: st.lists(st.floats(0, 1), min_size=n, max_size=n))
 configs = st.builds(
     SelectionConfig, max_crops=st.integers(1, 12), interval_s=st.floats(0.05, 3), least_quality=st.floats(0, 1)
 )
