@@ -118,7 +118,10 @@ def test_cameras_check_says_of_each_camera_what_is_wrong(command: Command, camer
     assert "Traceback" not in table.err
 
 
-@pytest.mark.parametrize(("service", "waits_for"), [("ingest", "Kafka"), ("aggregate", "Redis"), ("infer", "Kafka")])
+@pytest.mark.parametrize(
+    ("service", "waits_for"),
+    [("ingest", "Kafka"), ("aggregate", "Redis"), pytest.param("infer", "Kafka", marks=pytest.mark.slow)],
+)
 def test_a_service_waits_visibly_for_what_is_down_at_start(
     deploy: Callable[..., Any], camera: RtspServer, tmp_path: Path, service: str, waits_for: str
 ) -> None:
@@ -142,6 +145,7 @@ def test_a_service_waits_visibly_for_what_is_down_at_start(
     assert "Traceback" not in started.said()
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_while_its_camera_refuses_it(camera: RtspServer) -> None:
     """Somebody may be changing the password right now: waiting is right, and it shows; Ctrl-C ends it cleanly."""
     from tests.e2e.conftest import ROOT, clean_environment  # noqa: PLC0415

@@ -126,7 +126,7 @@ def test_nothing_is_committed_when_it_is_stopped_before_the_batch_is_durable(bus
 def test_a_batch_is_never_larger_than_allowed(bus: MemoryBus) -> None:
     """However much waits."""
     send(bus, *(bytes([n]) for n in range(25)))
-    with Running(bus, handler := Handler(), max_records=10, max_wait_s=5):
+    with Running(bus, handler := Handler(), max_records=10, max_wait_s=1):
         until(lambda: len(handler.done) == 25 or sum(handler.batches) >= 20)
         assert max(handler.batches) == 10
 
