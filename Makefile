@@ -1,6 +1,9 @@
 # One command per intention. `make` alone says what there is.
 
-PYTHON ?= $(firstword $(foreach name,python3.13 python3.12 python3.11 python3,$(shell command -v $(name) 2>/dev/null)))
+# The first that runs and is of a version that TensorFlow supports; pyenv leaves names that do not run.
+FITS := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))
+PYTHON ?= $(shell for name in python3 python3.13 python3.12 python3.11; do \
+	"$$name" -c '$(FITS)' 2>/dev/null && command -v "$$name" && break; done)
 UV_VERSION := 0.13.9
 TOOLS := .cache/tools
 UV := $(TOOLS)/bin/uv
@@ -18,20 +21,19 @@ help:  ## Say what there is to make
 	@echo "  Options go in ARGS: make demo ARGS='--seconds 60 --json'"
 
 $(UV):
-	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed: install it, or say where it is with PYTHON=..."; exit 2; }
-	@"$(PYTHON)" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' || \
-	  { echo "$(PYTHON) is $$($(PYTHON) -V 2>&1); 3.11, 3.12 or 3.13 is needed: install one, or say where it is with PYTHON=..."; exit 2; }
-	@echo "── fetching uv $(UV_VERSION), which installs the rest from uv.lock"
+	@test -n "$(PYTHON)" && "$(PYTHON)" -c '$(FITS)' || \
+	  { echo "Python 3.11, 3.12 or 3.13 is needed: install one, or say where it is with PYTHON=..." >&2; exit 2; }
+	@echo "── fetching uv $(UV_VERSION), which installs the rest from uv.lock" >&2
 	@"$(PYTHON)" -m venv $(TOOLS) || { echo "Python's venv is missing: on Debian and Ubuntu, apt install python3-venv"; exit 2; }
 	@$(TOOLS)/bin/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
 
 $(BIN)/.setup: $(UV) uv.lock pyproject.toml
-	@echo "── installing the product into .venv (about 2 GB, most of it TensorFlow; seconds to minutes)"
+	@echo "── installing the product into .venv (about 2 GB, most of it TensorFlow; seconds to minutes)" >&2
 	@$(UV) sync --frozen --inexact --no-dev --python "$(PYTHON)"
 	@touch $@
 
 $(BIN)/.setup-dev: $(UV) uv.lock pyproject.toml
-	@echo "── installing the product and what its tests need into .venv"
+	@echo "── installing the product and what its tests need into .venv" >&2
 	@$(UV) sync --frozen --inexact --extra training --python "$(PYTHON)"
 	@touch $(BIN)/.setup $@
 
