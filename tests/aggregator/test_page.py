@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 from html.parser import HTMLParser
 
-import httpx
+import httpx2
 import pytest
 
 from aggregator.api import PAGE, mount_api
@@ -25,7 +25,7 @@ CONTENT_TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascri
 
 
 @pytest.fixture(scope="module")
-def client() -> Iterator[httpx.Client]:
+def client() -> Iterator[httpx2.Client]:
     """Serve three visitors before one camera, one of them unknown, and ask."""
     windows = rolling_windows({"1m": 60, "1h": 3600})
     store = MemoryStore(retentions(windows))
@@ -38,7 +38,7 @@ def client() -> Iterator[httpx.Client]:
     mount_api(app, store, windows, clock=lambda: NOW)
     server = HttpServer(app, host="127.0.0.1", port=0)
     server.start()
-    with httpx.Client(base_url=server.url, timeout=10) as client:
+    with httpx2.Client(base_url=server.url, timeout=10) as client:
         yield client
     server.close()
 
@@ -86,7 +86,7 @@ def scripts() -> str:
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_every_file_is_served_as_what_it_is_and_under_the_policy(client: httpx.Client, name: str) -> None:
+def test_every_file_is_served_as_what_it_is_and_under_the_policy(client: httpx2.Client, name: str) -> None:
     """A browser refuses modules of another type, and the policy keeps foreign code out."""
     answer = client.get("/" + name)
     assert answer.status_code == 200
@@ -96,14 +96,14 @@ def test_every_file_is_served_as_what_it_is_and_under_the_policy(client: httpx.C
     assert answer.headers["x-content-type-options"] == "nosniff"
 
 
-def test_the_page_is_at_the_root(client: httpx.Client) -> None:
+def test_the_page_is_at_the_root(client: httpx2.Client) -> None:
     """The address that the logs print is the one to open."""
     answer = client.get("/")
     assert answer.status_code == 200
     assert answer.content == (PAGE / "index.html").read_bytes()
 
 
-def test_the_page_refers_to_nothing_but_what_is_served_here(client: httpx.Client) -> None:
+def test_the_page_refers_to_nothing_but_what_is_served_here(client: httpx2.Client) -> None:
     """It works where nothing outside can be reached."""
     references = [reference for reference in parsed_index().references if not reference.startswith("#")]
     assert references
@@ -157,7 +157,7 @@ def test_style_sheets_fetch_nothing() -> None:
         assert not re.search(r"url\(|@import", path.read_text()), path.name
 
 
-def test_the_first_event_of_the_stream_is_what_the_page_shows(client: httpx.Client) -> None:
+def test_the_first_event_of_the_stream_is_what_the_page_shows(client: httpx2.Client) -> None:
     """Windows, totals and cameras, in one document."""
     with client.stream("GET", "/api/v1/stream") as answer:
         assert answer.headers["content-type"].split(";")[0] == "text/event-stream"
@@ -173,7 +173,7 @@ def test_the_first_event_of_the_stream_is_what_the_page_shows(client: httpx.Clie
     assert [(camera["id"], camera["state"]) for camera in document["status"]] == [("hall", "running")]
 
 
-def test_the_trend_is_one_bar_a_minute(client: httpx.Client) -> None:
+def test_the_trend_is_one_bar_a_minute(client: httpx2.Client) -> None:
     """An hour in sixty bars, the newest last."""
     document = client.get("/api/v1/visitors", params={"window": "1h"}).json()
     assert document["bucket_s"] == 60

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
-import httpx
+import httpx2
 import pytest
 import yaml
 
@@ -206,7 +206,7 @@ def watched() -> Iterator[Watched]:
 
 
 @pytest.fixture(scope="module")
-def prometheus(watched: Watched, tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
+def prometheus(watched: Watched, tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx2.Client]:
     """Run a real Prometheus with the product's own rules on it, every second instead of every ten."""
     binary = shutil.which("prometheus")
     if not binary:
@@ -231,18 +231,18 @@ def prometheus(watched: Watched, tmp_path_factory: pytest.TempPathFactory) -> It
             stderr=log,
         )
     try:
-        with httpx.Client(base_url=f"http://{address}/api/v1", timeout=10) as client:
+        with httpx2.Client(base_url=f"http://{address}/api/v1", timeout=10) as client:
             yield client
     finally:
         process.terminate()
         process.wait(20)
 
 
-def answer(client: httpx.Client, expression: str) -> list[dict[str, Any]]:
+def answer(client: httpx2.Client, expression: str) -> list[dict[str, Any]]:
     """Ask Prometheus; nothing where it is not up yet."""
     try:
         document = client.get("/query", params={"query": expression}).json()
-    except httpx.TransportError:
+    except httpx2.TransportError:
         return []
     assert document.get("status") == "success", document
     result = document["data"]["result"]
@@ -250,7 +250,7 @@ def answer(client: httpx.Client, expression: str) -> list[dict[str, Any]]:
     return result
 
 
-def test_every_panel_has_data_on_a_running_system(prometheus: httpx.Client, watched: Watched) -> None:
+def test_every_panel_has_data_on_a_running_system(prometheus: httpx2.Client, watched: Watched) -> None:
     """A panel that stays empty is a mistake in its query, in a rule or in a metric."""
     waiting = dict(expressions())
     deadline = time.monotonic() + 60
@@ -265,7 +265,7 @@ def test_every_panel_has_data_on_a_running_system(prometheus: httpx.Client, watc
     assert waiting == {}
 
 
-def test_two_aggregators_count_nobody_twice(prometheus: httpx.Client) -> None:
+def test_two_aggregators_count_nobody_twice(prometheus: httpx2.Client) -> None:
     """Both export the three visitors; the dashboards show three."""
     deadline = time.monotonic() + 60
     figures: dict[str, float] = {}

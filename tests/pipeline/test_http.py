@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 
-import httpx2 as httpx
+import httpx2
 import pytest
 
 from pipeline.errors import ConfigError
@@ -20,7 +20,7 @@ def test_health_readiness_and_metrics_over_a_real_socket() -> None:
     server = HttpServer(make_app("t", telemetry.registry, lambda: problems), host="127.0.0.1", port=0)
     server.start()
     try:
-        with httpx.Client(base_url=server.url, timeout=10) as client:
+        with httpx2.Client(base_url=server.url, timeout=10) as client:
             assert client.get("/healthz").json() == {"status": "ok"}
             waiting = client.get("/readyz")
             assert (waiting.status_code, waiting.json()["problems"]) == (503, problems)
