@@ -247,6 +247,15 @@ def configure_logging(*, level: str = "INFO", json: bool = True, stream: TextIO 
     # Libraries log by the standard library: the same lines, from warnings up.
     handler = logging.StreamHandler(stream)
     handler.setFormatter(structlog.stdlib.ProcessorFormatter(processor=renderer, foreign_pre_chain=shared))
+    handler.addFilter(_without_trace)
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.WARNING)
+
+
+def _without_trace(record: logging.LogRecord) -> bool:
+    """Say in a word what the Kafka client met, not in a traceback: a broker that goes away is no fault of the program's."""
+    if record.name.startswith("kafka.") and record.exc_info and record.exc_info[0]:
+        record.msg, record.args = f"{record.getMessage()} ({record.exc_info[0].__name__})", ()
+        record.exc_info = record.exc_text = None
+    return True

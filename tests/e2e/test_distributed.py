@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import urllib.error
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -180,3 +181,46 @@ def test_an_inference_worker_killed_in_mid_run_changes_no_count(
                 assert counted == by_camera[film.stem]
             services.stop()
     assert counts[0] == counts[1]
+
+
+def test_a_broker_and_a_store_killed_in_mid_run_change_no_count(
+    deploy: Deploy, tmp_path_factory: pytest.TempPathFactory, kafka_server: KafkaServer, scene: Scene
+) -> None:
+    """Both come back with their data, as production keeps it; every service waits, resumes by itself, and counts exactly."""
+    films = [scene(name)[0] for name in SCENES]
+    with (
+        KafkaServer(tmp_path_factory.mktemp("kafka")) as kafka,
+        ValkeyServer(tmp_path_factory.mktemp("valkey"), append_only=True) as valkey,
+    ):
+        services = deploy(
+            DEMOGRAPHICS_KAFKA__BOOTSTRAP_SERVERS=kafka.bootstrap_servers,
+            DEMOGRAPHICS_REDIS__URL=valkey.url,
+            DEMOGRAPHICS_INFERENCE__THREADS="1",
+        )
+        aggregator, inference = services.start("aggregate"), services.start("infer")
+        services.wait_ready(aggregator, inference)
+        path = aggregator.log.parent / "cameras.yaml"
+        path.write_text("cameras:\n" + "".join(f"  - {{id: {film.stem}, url: '{film}'}}\n" for film in films))
+        ingest = services.start("ingest", path)
+        until(lambda: _predicted(inference) >= 5, 60, services.logs)
+        kafka.kill()
+        valkey.kill()
+        until(lambda: "503" in _status(aggregator, "/api/v1/windows"), 30, services.logs)  # and it says so
+        valkey.start()
+        kafka.start()
+        until(lambda: ingest.process.poll() is not None, 150, services.logs)
+        expected = sum(int(n) for event in ingest.events("cameras_ended") for n in event["tracks"].values())
+        until(lambda: sum(cells(aggregator).values()) >= expected, 90, services.logs)
+        until(lambda: drained(aggregator, inference), 60, services.logs)
+        assert sum(cells(aggregator).values()) == expected
+        by_camera = recount(kafka.bootstrap_servers)
+        assert sum(by_camera.values()) == expected
+        assert not any("Traceback" in service.said() for service in services.running), services.logs()
+
+
+def _status(service: Service, path: str) -> str:
+    try:
+        service.get(path)
+    except urllib.error.HTTPError as error:
+        return str(error.code)
+    return "200"

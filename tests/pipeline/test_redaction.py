@@ -63,3 +63,18 @@ def test_no_log_line_shows_a_password_not_even_of_an_exception() -> None:
     assert len([json.loads(line) for line in lines]) == 3
     assert "hunter2" not in stream.getvalue()
     assert stream.getvalue().count("rtsp://***@h/") >= 4
+
+
+def test_a_broker_that_goes_away_is_a_line_not_a_traceback() -> None:
+    """The Kafka client logs what it meets with its trace; ours are kept."""
+    stream = io.StringIO()
+    configure_logging(stream=stream)
+    for name in ("kafka.net", "ours"):
+        try:
+            int("no number")
+        except ValueError:
+            logging.getLogger(name).exception("closing %s", "socket")
+    theirs, ours = (json.loads(line) for line in stream.getvalue().splitlines())
+    assert theirs["event"] == "closing socket (ValueError)"
+    assert "exception" not in theirs
+    assert "Traceback" in ours["exception"]
