@@ -23,7 +23,7 @@ from pipeline.errors import ConfigError
 
 HASH_WORDS: Final = 4  # of 64 bits
 TWIN_BITS: Final = 26  # differing bits, at most, of near-duplicates
-GROUPED: Final = (0.80, 0.08, 0.12)
+GROUPED: Final = (0.85, 0.06, 0.09)
 VALIDATION_ONLY: Final = (0.92, 0.08, 0.0)
 SEED: Final = (0.60, 0.24, 0.16)
 _FOLD: Final = re.compile(r"fold(\d+)/(\d+)")
@@ -121,7 +121,7 @@ def split_faces(
 ) -> Split:
     """Split n faces; the same faces, name and seed always give the same parts. Raises ConfigError for an unknown name.
 
-    grouped     80 / 8 / 12 %, stratified, near-duplicates together
+    grouped     85 / 6 / 9 %, stratified, near-duplicates together
     validation  92 / 8 / 0 %, likewise, where the test faces lie elsewhere
     foldK/N     the K-th of N parts is for the test, the next one for validation, likewise stratified and grouped
     seed        60 / 24 / 16 % at random, as the original project did: twins fall on both sides

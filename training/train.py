@@ -161,7 +161,7 @@ def train(
     _open_run(out, recipe, faces, split, init=init, teachers=teachers, limit=limit)
     steps = steps_per_epoch(len(split.train), recipe)
     fresh = not (out / STATE_NAME).is_file()
-    model = build_model(recipe, init if fresh else "none")
+    model = build_model(recipe, init if fresh else "none", for_training=True)
     compile_model(model, recipe, steps * recipe.epochs)
     model.optimizer.build(model.trainable_variables)
     state = RunState() if fresh else _load_state(out / STATE_NAME, model)
