@@ -22,7 +22,8 @@ def test_fused_and_plain_normalisation_agree_in_training_and_after_it() -> None:
         layer.gamma.assign([0.5, 1, 1.5, 2, 2.5])
         layer.beta.assign([-1, 0, 1, 2, 3])
     for _ in range(3):
-        assert np.allclose(*(np.asarray(layer(batch, training=True)) for layer in (plain, fused)), atol=1e-4)
+        one, other = (np.asarray(layer(batch, training=True)) for layer in (plain, fused))
+        assert np.allclose(one, other, atol=1e-4)
     assert [each.path.split("/")[-1] for each in plain.weights] == [each.path.split("/")[-1] for each in fused.weights]
     for one, other in zip(plain.get_weights(), fused.get_weights(), strict=True):
         assert np.allclose(one, other, rtol=2e-3, atol=1e-3)
