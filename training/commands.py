@@ -218,8 +218,8 @@ def export(
     ] = DEFAULT_MODEL,
     out: Out,
     formats: Annotated[
-        str, typer.Option("--formats", help="Beside Keras, by commas: saved_model, litert, litert_int8; or none.")
-    ] = "saved_model,litert,litert_int8",
+        str, typer.Option("--formats", help="Beside Keras, by commas: saved_model, onnx, litert, litert_int8; or none.")
+    ] = "saved_model,onnx,litert,litert_int8",
     data: Annotated[
         Path | None,
         typer.Option("--data", help="Faces to calibrate int8 and to compare with; the demo's cast where left out."),
@@ -229,7 +229,7 @@ def export(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Write a model's folder: Keras, SavedModel, LiteRT float and int8, each compared with the original."""
+    """Write a model's folder: Keras, SavedModel, ONNX, LiteRT float and int8, each compared with the original."""
     _quiet_tensorflow()
     from training.export import check_export, export_model, open_model
 

@@ -4,6 +4,7 @@ model.keras           logits; what the services load
 manifest.json         digest, crop recipe, ages, temperatures, figures
 golden.npz            a few crops of faces that belong to nobody, with their logits: what every engine must give
 saved_model/          TensorFlow, one signature `serving_default`: uint8 crops in, probabilities out
+model.onnx            ONNX: float RGB 0..255 in, any number of crops, logits out by the heads' names
 model.tflite          LiteRT, float32: float RGB 0..255 in, logits out
 model_int8.tflite     LiteRT, quantised: uint8 RGB in, logits out; softmax and expectation stay outside, in float
 formats.json          digest, size and agreement of each format
@@ -14,6 +15,7 @@ from __future__ import annotations
 import hashlib
 import warnings
 from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
 
@@ -35,7 +37,7 @@ from training.model_folder import check_shapes, load_keras, write_json, write_mo
 from training.recipe import Recipe, make_recipe
 from training.train import BEST_NAME, RUN_NAME, load_best, read_run
 
-FORMATS: Final = ("saved_model", "litert", "litert_int8")
+FORMATS: Final = ("saved_model", "onnx", "litert", "litert_int8")
 FORMATS_NAME: Final = "formats.json"
 GOLDEN_NAME: Final = "golden.npz"
 GOLDEN_FACES: Final = 8
@@ -115,6 +117,11 @@ def check_export(folder: Path, formats: Sequence[str]) -> None:
         raise ConfigError(
             f"Keras runs on {keras.backend.backend()} here; unset KERAS_BACKEND to export for other engines"
         )
+    if "onnx" in formats and (missing := [name for name in ("tf2onnx", "onnxruntime") if find_spec(name) is None]):
+        raise ConfigError(
+            f"formats onnx: {' and '.join(missing)} must be installed: pip install demographics[training]; "
+            "or name the other --formats"
+        )
     if folder.exists():
         raise ConfigError(f"out {folder}: exists already; name another folder with -o, or remove it")
 
@@ -143,6 +150,10 @@ def export_model(
         say("saved_model")
         path = write_saved_model(model, manifest, folder / "saved_model")
         found["saved_model"] = _entry(path) | {"agreement": _saved_model_agreement(path, crops, original, manifest)}
+    if "onnx" in formats:
+        say("model.onnx")
+        path = write_onnx(model, manifest, folder / "model.onnx")
+        found["onnx"] = _entry(path) | {"agreement": agreement(original, onnx_engine(path)(crops), manifest)}
     for name, file, quantised in (("litert", "model.tflite", False), ("litert_int8", "model_int8.tflite", True)):
         if name in formats:
             say(file)
@@ -224,6 +235,33 @@ def _saved_model_agreement(path: Path, crops: Crops, original: Logits, manifest:
         )
     )
     return agreement(original, other, manifest)
+
+
+def write_onnx(model: Any, manifest: Manifest, path: Path) -> Path:
+    """Write the network as ONNX; gives *path*."""
+    side = manifest.crop.size_px
+    crops = keras.InputSpec(shape=(None, side, side, 3), dtype="float32", name="image")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r"In the future `np\.object`", FutureWarning)  # Keras asks numpy for it
+        model.export(path, format="onnx", verbose=False, input_signature=[crops])
+    return path
+
+
+def onnx_engine(path: Path) -> Engine:
+    """Open an ONNX file with ONNX Runtime, on the CPU."""
+    import onnxruntime  # noqa: PLC0415  only this format needs it
+
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    [taken] = session.get_inputs()
+
+    def run(crops: Crops) -> Logits:
+        parts = [
+            session.run(list(ATTRIBUTES), {taken.name: crops[start : start + 64].astype(np.float32)})
+            for start in range(0, len(crops), 64)
+        ]
+        return Logits(*(np.concatenate(heads) for heads in zip(*parts, strict=True)))
+
+    return run
 
 
 def _frozen(model: Any, manifest: Manifest) -> Any:

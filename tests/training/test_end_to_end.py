@@ -244,6 +244,35 @@ def test_both_litert_files_say_what_the_original_says(exported: tuple[Path, dict
 
 
 @pytest.mark.slow
+def test_the_onnx_file_says_what_the_original_says(run: Path, tmp_path: Path) -> None:
+    """To rounding, by the names of the heads, for any number of crops, the golden ones too."""
+    from training.export import onnx_engine  # noqa: PLC0415  imports Keras
+
+    out = tmp_path / "model"
+    found = as_json(["export", "--model", str(run), "-o", str(out), "--formats", "onnx"])
+    same = found["formats"]["onnx"]["agreement"]
+    assert same["age_largest_difference"] < 0.01
+    assert same["probability_largest_difference"] < 1e-3
+    engine = onnx_engine(out / "model.onnx")
+    with np.load(out / "golden.npz") as golden:
+        for name, values in engine(golden["crops"])._asdict().items():
+            np.testing.assert_allclose(values, golden[name], rtol=1e-3, atol=1e-4)
+        assert engine(golden["crops"][:1]).age.shape == (1, 117)
+
+
+def test_onnx_without_its_packages_is_refused_before_any_work(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the command that installs them."""
+    from training import export as module  # noqa: PLC0415  imports Keras
+
+    monkeypatch.setattr(module, "find_spec", lambda _: None)
+    with pytest.raises(ConfigError, match=r"tf2onnx and onnxruntime .* pip install demographics\[training\]"):
+        invoke(["export", "--model", str(run), "-o", str(tmp_path / "x"), "--formats", "onnx"])
+    assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.slow
 def test_the_saved_model_takes_bytes_and_gives_probabilities(run: Path, tmp_path: Path) -> None:
     """One signature, for whoever has TensorFlow and nothing of ours; it says what the original says."""
     import tensorflow as tf  # noqa: PLC0415  seconds to import
