@@ -144,21 +144,31 @@ def cameras_check(
 
 @app.command()
 def predict(
-    image: Annotated[Path, typer.Argument(help="A picture or a film.", metavar="IMAGE|VIDEO")],
-    out: Annotated[
-        Path, typer.Option("-o", "--out", help="Where to write it with boxes and labels drawn.", metavar="OUT")
+    image: Annotated[
+        Path, typer.Argument(help="A picture, a film, or a folder of them.", metavar="IMAGE|VIDEO|FOLDER")
     ],
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "-o", "--out", help="Where to write it with boxes and labels drawn; a folder for a folder.", metavar="OUT"
+        ),
+    ] = None,
     json: JsonOption = False,
     model: Annotated[Path | None, typer.Option(help="Folder of a model; the setting's unless given.")] = None,
 ) -> None:
-    """Draw boxes with age, gender and ethnicity on a picture or a film."""
+    """Draw boxes with age, gender and ethnicity on pictures and films; exit status 2 if one cannot be read."""
     from pipeline.annotate import annotate
     from pipeline.settings import load_settings
 
+    if out is None and not json:
+        raise ConfigError("predict: say where to draw with -o OUT, or ask for --json, or both")
     settings = load_settings()
     document = annotate(image, out, settings, model or settings.inference.model)
     if json:
         _print_json(document)
+    problems = [each["problem"] for each in document.get("files", {}).values() if "problem" in each]
+    if problems:
+        raise ConfigError(problems)
 
 
 @app.command()
