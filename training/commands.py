@@ -44,7 +44,7 @@ def train(
         str,
         typer.Option(
             "--init",
-            help="Where the backbone starts: imagenet (Keras downloads it), none, or a .weights.h5 without top.",
+            help="Where it starts: imagenet (Keras downloads it), none, a .weights.h5 without top, or a model's folder.",
         ),
     ] = "imagenet",
     recipe: Annotated[

@@ -216,3 +216,12 @@ def fit_temperatures(logits: Logits, faces: Faces, ages: tuple[int, int]) -> dic
     span = np.arange(ages[0], ages[1] + 1)
     before, after = (((softmax(logits.age, heat) @ span - faces.age) ** 2).mean() for heat in (1.0, found["age"]))
     return found if after <= before * 1.01 else {**found, "age": 1.0}
+
+
+def fit_share(logits: NDArray[np.float32], shift: NDArray[np.float32], true: Ints) -> float:
+    """Fit how much of *shift* (classes,) to take from *logits* (n, classes), 0 to 1.5, by the likelihood of *true* (n,)."""
+
+    def loss(share: float) -> float:
+        return negative_log_likelihood(logits - np.float32(share) * shift, true, 1.0)
+
+    return float(minimize_scalar(loss, bounds=(0.0, 1.5), method="bounded", options={"xatol": 1e-3}).x)

@@ -19,6 +19,8 @@ from numpy.typing import NDArray
 from inference.predictor import Logits
 from pipeline.attributes import ATTRIBUTES, ETHNICITIES, GENDERS
 from pipeline.errors import ConfigError
+from pipeline.manifest import load_manifest, verified_weights
+from training.model_folder import load_keras
 from training.recipe import Recipe
 
 MOST_PARAMETERS: Final = 3_600_000
@@ -31,6 +33,7 @@ _NORM_MOMENTUM: Final = 0.99
 def build_model(recipe: Recipe, init: str = NO_INIT, *, for_training: bool = False) -> Any:
     """Build the network, its backbone from *init*: "imagenet" (Keras downloads it), "none", or a weights file.
 
+    Where *init* is the folder of a model or of a finished run, all weights are that model's, the heads' too.
     *for_training* takes TensorFlow's fused normalisation where that is the back end; the weights are the same, in the
     same order, and the plain network is what is kept. Raises ConfigError where the start cannot be had or is of another
     shape.
@@ -39,8 +42,9 @@ def build_model(recipe: Recipe, init: str = NO_INIT, *, for_training: bool = Fal
     side, precision = recipe.size_px, keras.dtype_policies.DTypePolicy(recipe.precision)
     previous = keras.config.dtype_policy()
     keras.config.set_dtype_policy(precision)
+    start = _started_model(Path(init)) if init not in {IMAGENET, NO_INIT} and Path(init).is_dir() else None
     try:
-        backbone = _backbone(recipe, init)
+        backbone = _backbone(recipe, init if start is None else NO_INIT)
     finally:
         keras.config.set_dtype_policy(previous)
     if for_training and keras.backend.backend() == "tensorflow":
@@ -58,7 +62,22 @@ def build_model(recipe: Recipe, init: str = NO_INIT, *, for_training: bool = Fal
         raise ConfigError(
             f"recipe head_units: {model.count_params():,} parameters, {MOST_PARAMETERS:,} at most; take fewer"
         )
+    if start is not None:
+        weights = start.get_weights()
+        if [each.shape for each in weights] != [tuple(each.shape) for each in model.weights]:
+            raise ConfigError(
+                f"init {init}: weights of another shape; repeat alpha, head_units and what else made that model, or "
+                "start from imagenet"
+            )
+        model.set_weights(weights)
     return model
+
+
+def _started_model(folder: Path) -> Any:
+    """Load the model that lies in *folder*, or in the finished run *folder*. Raises ConfigError."""
+    inner = folder / "model"
+    found = inner if inner.is_dir() else folder
+    return load_keras(verified_weights(found, load_manifest(found)))
 
 
 def _backbone(recipe: Recipe, init: str) -> Any:
@@ -66,7 +85,7 @@ def _backbone(recipe: Recipe, init: str) -> Any:
     weights = IMAGENET if init == IMAGENET else None
     if init not in {IMAGENET, NO_INIT} and not Path(init).is_file():
         raise ConfigError(
-            f"init {init}: no such file; give imagenet, none, or a .weights.h5 of MobileNetV2 without top"
+            f"init {init}: no such file; give imagenet, none, a model's folder, or a .weights.h5 of MobileNetV2 without top"
         )
     try:
         backbone = keras.applications.MobileNetV2(

@@ -69,6 +69,18 @@ def drawing_weights(faces: Faces, balance: float) -> NDArray[np.float64]:
     return weights
 
 
+def oversampling_shift(age: Floats, weights: NDArray[np.float64]) -> Floats:
+    """Say by how much oversampling lifts each year's log probability: (years,), from soft labels (n, years).
+
+    A network that learned from faces drawn by *weights* (n,), mean 1, believes in their shares; what it would have said
+    under the shares of all faces is its logits less this. M. Saerens et al., "Adjusting the Outputs of a Classifier to
+    New a Priori Probabilities", Neural Computation 14(1), 2002, eq. 2.4.
+    """
+    tiny = 1e-12  # years that no face has stay as they are
+    natural, drawn = age.mean(axis=0), (age * weights[:, None]).mean(axis=0)
+    return np.asarray(np.log((drawn + tiny) / (natural + tiny)), np.float32)
+
+
 def draw_epoch(weights: NDArray[np.float64], *, seed: int, epoch: int) -> NDArray[np.int64]:
     """Draw len(weights) rows in the order of one epoch, each as often as its weight says, give or take one."""
     generator = np.random.default_rng((seed, epoch))

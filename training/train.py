@@ -39,12 +39,12 @@ from pipeline.errors import ConfigError
 from pipeline.manifest import Manifest, load_manifest, verified_weights
 from training.augmentation import degrade, step_generator
 from training.dataset import Faces, load_faces
-from training.metrics import fit_temperatures, summary
+from training.metrics import fit_share, fit_temperatures, summary
 from training.model import build_model, compile_model, predict_logits
 from training.model_folder import load_keras, write_model
 from training.recipe import Recipe, as_options
 from training.splits import Split, split_faces
-from training.targets import Targets, draw_epoch, drawing_weights, head_losses, make_targets
+from training.targets import Targets, draw_epoch, drawing_weights, head_losses, make_targets, oversampling_shift
 
 RUN_NAME: Final = "run.json"
 HISTORY_NAME: Final = "history.json"
@@ -214,7 +214,8 @@ def train(
             _save_state(out / STATE_NAME, model, state)
             _write_whole(out / HISTORY_NAME, msgspec.json.format(msgspec.json.encode(state.history), indent=1))
             log(row)
-    return _finish(out, recipe, faces, split, state=state, name=name)
+    shift = oversampling_shift(learned.age[:, :-1], drawing_weights(learning, recipe.balance))
+    return _finish(out, recipe, faces, split, state=state, name=name, shift=shift)
 
 
 def _stopped(state: RunState, recipe: Recipe) -> bool:
@@ -374,11 +375,22 @@ def _load_state(path: Path, model: Any) -> RunState:
     return RunState(meta["epoch"], meta["score"], meta["best"], meta["history"])
 
 
-def _finish(out: Path, recipe: Recipe, faces: Faces, split: Split, *, state: RunState, name: str) -> Path:
-    """Put the best averaged weights into a float32 model, calibrate it on the validation part, and write model/."""
+def _finish(
+    out: Path, recipe: Recipe, faces: Faces, split: Split, *, state: RunState, name: str, shift: NDArray[np.float32]
+) -> Path:
+    """Put the best averaged weights into a float32 model, calibrate it on the validation part, and write model/.
+
+    The oversampling's *shift* of the ages is taken back from the age head's bias, as far as the validation faces say.
+    """
     plain = load_best(out, recipe)
     choosing = faces.take(split.validation)
     logits = predict_logits(plain, choosing.crops, len(choosing))
+    first, last = recipe.ages
+    years = np.clip(np.rint(choosing.age).astype(np.int64), first, last) - first
+    share = np.float32(fit_share(logits.age, shift, years))
+    bias = plain.get_layer("age").bias
+    bias.assign(np.array(bias) - share * shift)
+    logits = logits._replace(age=logits.age - share * shift)
     temperatures = fit_temperatures(logits, choosing, recipe.ages)
     manifest = Manifest(
         name=name or out.name, weights="", sha256="", crop=recipe.crop, ages=recipe.ages, temperatures=temperatures,

@@ -335,6 +335,23 @@ def test_a_start_that_does_not_fit_is_refused(tmp_path: Path) -> None:
             build_model(recipe, str(tmp_path / name))
 
 
+def test_training_goes_on_from_a_finished_run_or_model(run: Path, tmp_path: Path) -> None:
+    """All weights, heads included; a folder that holds no model, or one of another width, is refused."""
+    from training.model import build_model  # noqa: PLC0415  imports Keras
+    from training.model_folder import load_keras  # noqa: PLC0415
+    from training.recipe import Recipe  # noqa: PLC0415
+
+    recipe = Recipe(size_px=32, alpha=0.35, head_units=16)
+    own = load_keras(run / "model" / "model.keras").get_weights()
+    for folder in (run, run / "model"):
+        model = build_model(recipe, str(folder), for_training=True)
+        assert all(np.array_equal(one, other) for one, other in zip(own, model.get_weights(), strict=True))
+    with pytest.raises(ConfigError, match="weights of another shape"):
+        build_model(Recipe(size_px=32, alpha=0.35, head_units=8), str(run))
+    with pytest.raises(ConfigError, match=r"manifest\.json"):
+        build_model(recipe, str(tmp_path))
+
+
 def test_the_whole_network_has_at_most_its_parameters() -> None:
     """The recipe's own width fits in 3.6 million; wider heads are refused."""
     from training.model import MOST_PARAMETERS, build_model  # noqa: PLC0415  imports Keras

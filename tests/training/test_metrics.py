@@ -22,6 +22,7 @@ from training.metrics import (
     bootstrap,
     confusion,
     face_size,
+    fit_share,
     fit_temperature,
     fit_temperatures,
     groups_of,
@@ -213,3 +214,14 @@ def test_a_perfect_model_has_perfect_figures(faces: Faces) -> None:
     assert found["n"] == 200
     assert (found["age_mae"], found["gender_accuracy"], found["ethnicity_balanced_accuracy"]) == (0, 1, 1)
     assert intervals(heads, faces, times=20)["gender_accuracy"] == [1, 1]
+
+
+def test_the_share_of_a_shift_is_found_again() -> None:
+    """Labels drawn from the logits less 0.7 of the shift."""
+    generator = np.random.default_rng(0)
+    logits = generator.normal(0, 1, (20_000, 4)).astype(np.float32)
+    shift = np.array([1.5, 0.2, -0.4, 0], np.float32)
+    chances = softmax(logits - np.float32(0.7) * shift)
+    true = (chances.cumsum(axis=1) < generator.random((len(chances), 1))).sum(axis=1)
+    assert fit_share(logits, shift, true) == pytest.approx(0.7, abs=0.05)
+    assert fit_share(logits, -shift, true) == pytest.approx(0, abs=0.01)

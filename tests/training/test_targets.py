@@ -21,6 +21,7 @@ from training.targets import (
     head_losses,
     huber,
     make_targets,
+    oversampling_shift,
     smoothed,
 )
 
@@ -107,3 +108,20 @@ def test_a_sure_and_right_answer_costs_least(faces: Faces) -> None:
 def test_huber_is_smooth_at_one_year() -> None:
     """Half the square below, linear above."""
     assert huber(np.array([0, 1, -3.0])).tolist() == [0, 0.5, 2.5]
+
+
+def test_the_oversampling_of_ages_is_taken_back_exactly() -> None:
+    """What believes in the drawn shares, less the shift, believes in the natural ones: Bayes' rule."""
+    generator = np.random.default_rng(0)
+    labels = np.eye(6, dtype=np.float32)[[0] * 60 + [1] * 30 + [2] * 10]  # years 3 to 5 have no face
+    weights = np.repeat([0.5, 1.0, 4.0], [60, 30, 10])
+    evidence = generator.dirichlet(np.ones(6), 7)
+    natural = labels.mean(axis=0)
+    drawn = (labels * weights[:, None]).mean(axis=0)
+    drawn /= drawn.sum()
+    said = np.log(np.maximum(evidence * drawn, 1e-30)).astype(np.float32)
+    wanted = evidence * natural
+    wanted /= wanted.sum(axis=1, keepdims=True)
+    shift = oversampling_shift(labels, weights)
+    np.testing.assert_allclose(softmax(said - shift), wanted, atol=1e-5)
+    assert shift[3:] == pytest.approx(0, abs=1e-6)
