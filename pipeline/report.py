@@ -25,10 +25,14 @@ class RunReport:
         with self._lock:
             self._closed += closed
 
+    def closed(self) -> list[Closed]:
+        """Give all that were taken in so far."""
+        with self._lock:
+            return list(self._closed)
+
     def document(self, cameras: dict[str, dict[str, Any]]) -> dict[str, Any]:
         """Give the report; *cameras* has what ingest knows of each, by id."""
-        with self._lock:
-            closed = sorted(self._closed, key=lambda item: (item.track.first_seen, item.track.camera_id))
+        closed = sorted(self.closed(), key=lambda item: (item.track.first_seen, item.track.camera_id))
         unknown = [item for item in closed if item.visitor.unknown]
         per_camera = Counter(item.track.camera_id for item in closed)
         unknown_per_camera = Counter(item.track.camera_id for item in unknown)
