@@ -133,9 +133,9 @@ def degrade(  # noqa: C901  a list of chances: each stands alone
         return crop
     crop = moved(
         crop,
-        angle_deg=generator.normal(0, 6 * strength),
-        scale=float(np.exp(generator.normal(0, 0.06 * strength))),
-        shift=tuple(generator.normal(0, 0.025 * strength, 2)),
+        angle_deg=generator.normal(0, 7 * strength),
+        scale=float(np.exp(generator.normal(0, 0.08 * strength))),
+        shift=tuple(generator.normal(0, 0.04 * strength, 2)),
     )
     if often(0.15):
         crop = occluded(crop, generator)

@@ -66,7 +66,8 @@ class Recipe:
     ethnicity_weight: float = _number(1.0, 0.0, 100.0, "of the head's loss in the sum")
     distillation: float = _number(0.5, 0.0, 1.0, "share of the teachers' word in the labels, where --teacher names any")
     # the faces' order
-    balance: float = _number(0.3, 0.0, 1.0, "oversampling of rare decades and ethnicities: 0 none, 1 all alike")
+    age_balance: float = _number(0.0, 0.0, 1.0, "oversampling of rare decades: 0 none, 1 all alike")
+    ethnicity_balance: float = _number(0.3, 0.0, 1.0, "oversampling of rare ethnicities: 0 none, 1 all alike")
     augmentation: float = _number(1.0, 0.0, 2.0, "strength of the camera's degradations; 0 only mirrors")
     # the descent
     epochs: int = _number(30, 1, 1000, "passes over as many faces as the training part has")

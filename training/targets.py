@@ -58,10 +58,11 @@ def make_targets(faces: Faces, recipe: Recipe, teacher: Targets | None = None) -
     return Targets(np.concatenate([age, faces.age[:, None]], axis=1), gender, ethnicity)
 
 
-def drawing_weights(faces: Faces, balance: float) -> NDArray[np.float64]:
+def drawing_weights(faces: Faces, recipe: Recipe) -> NDArray[np.float64]:
     """Say how often each face is drawn, mean 1: rare decades and ethnicities more, five times at most."""
     weights = np.ones(len(faces))
-    for cells in ((faces.age // 10).astype(np.int64), faces.ethnicity):
+    decade = (faces.age // 10).astype(np.int64)
+    for cells, balance in ((decade, recipe.age_balance), (faces.ethnicity, recipe.ethnicity_balance)):
         _, place, counts = np.unique(cells, return_inverse=True, return_counts=True)
         weights *= (counts[place] / len(faces)) ** -balance
     for _ in range(20):  # what is cut off goes to all the others, so that five stays the most

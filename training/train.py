@@ -98,7 +98,7 @@ def score(figures: dict[str, float]) -> float:
 
 def batches(faces: Faces, targets: Targets, recipe: Recipe, epoch: int, workers: int) -> Iterator[Batch]:
     """Make the batches of one epoch (from 0), in order, a few ahead on *workers* threads."""
-    rows = draw_epoch(drawing_weights(faces, recipe.balance), seed=recipe.seed, epoch=epoch)
+    rows = draw_epoch(drawing_weights(faces, recipe), seed=recipe.seed, epoch=epoch)
     steps = steps_per_epoch(len(faces), recipe)
 
     def make(step: int) -> Batch:
@@ -214,7 +214,7 @@ def train(
             _save_state(out / STATE_NAME, model, state)
             _write_whole(out / HISTORY_NAME, msgspec.json.format(msgspec.json.encode(state.history), indent=1))
             log(row)
-    shift = oversampling_shift(learned.age[:, :-1], drawing_weights(learning, recipe.balance))
+    shift = oversampling_shift(learned.age[:, :-1], drawing_weights(learning, recipe))
     return _finish(out, recipe, faces, split, state=state, name=name, shift=shift)
 
 

@@ -76,17 +76,20 @@ def test_an_epoch_draws_each_face_as_often_as_it_weighs(weights: list[float], se
 
 def test_without_balance_an_epoch_is_every_face_once(faces: Faces) -> None:
     """A plain shuffle."""
-    rows = draw_epoch(drawing_weights(faces, 0.0), seed=1, epoch=1)
+    rows = draw_epoch(drawing_weights(faces, Recipe(age_balance=0, ethnicity_balance=0)), seed=1, epoch=1)
     assert sorted(rows) == list(range(len(faces)))
 
 
 def test_rare_groups_are_drawn_more_often_but_not_without_end(faces: Faces) -> None:
-    """One child of "other" among a thousand white adults."""
+    """One child of "other" among a thousand white adults; each balance looks at its own label."""
     ages = np.array([5] + [30] * 1000, np.float32)
     common = replace(faces, names=("",) * 1001, age=ages, ethnicity=np.array([4] + [0] * 1000))
-    weights = drawing_weights(common, 0.5)
-    assert weights.mean() == pytest.approx(1, abs=0.01)
-    assert weights[0] == pytest.approx(5, abs=0.1)
+    for recipe in (Recipe(age_balance=0.5, ethnicity_balance=0), Recipe(age_balance=0, ethnicity_balance=0.5)):
+        weights = drawing_weights(common, recipe)
+        assert weights.mean() == pytest.approx(1, abs=0.01)
+        assert weights[0] == pytest.approx(5, abs=0.1)
+    of_one_age = drawing_weights(replace(common, age=np.full(1001, 30, np.float32)), Recipe(ethnicity_balance=0))
+    assert of_one_age == pytest.approx(1)
 
 
 def test_a_sure_and_right_answer_costs_least(faces: Faces) -> None:
