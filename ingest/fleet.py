@@ -52,7 +52,10 @@ class Fleet:
                     settings.detector_model, max_side_px=camera.max_side_px or settings.max_side_px
                 ),
                 connect=lambda camera: AvSource(
-                    camera, open_timeout_s=settings.open_timeout_s, read_timeout_s=settings.read_timeout_s
+                    camera,
+                    open_timeout_s=settings.open_timeout_s,
+                    read_timeout_s=settings.read_timeout_s,
+                    hwaccel=settings.hwaccel,
                 ),
                 producer=self._producer,
                 telemetry=telemetry,

@@ -7,7 +7,15 @@ cameras:
     site: museum-north      # optional; the file's
     detect_fps: 5           # optional; the setting's
     max_side_px: 960        # optional; the setting's
+    stall_timeout_s: 10     # optional; the setting's
+    decode: keyframes       # optional; 'all'. The low-power mode: only key frames are decoded
+    hwaccel: cuda           # optional; the setting's
     options: {buffer_size: "1048576"}   # optional; handed to FFmpeg
+    # who counts as a visitor, in relative coordinates: [0, 0] is the picture's top left, [1, 1] its bottom right
+    zone: [[0.1, 0.3], [0.9, 0.3], [0.9, 1], [0.1, 1]]                            # optional; who is in there
+    line: {from: [0, 0.6], to: [1, 0.6], inside: [0.5, 1], counts: in}            # optional; who crosses it: in, out, both
+    min_dwell_s: 2                                                                # optional; for that long
+    exclude: [[[0, 0], [0.2, 0], [0.2, 0.4], [0, 0.4]]]                           # optional; a poster, a screen
 """
 
 from __future__ import annotations
@@ -17,11 +25,20 @@ import re
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal, Self
 from urllib.parse import urlsplit
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from pipeline.errors import ConfigError
 from pipeline.redaction import redact
@@ -39,6 +56,41 @@ def _name(value: str) -> str:
     return value
 
 
+Unit = Annotated[float, Field(ge=0, le=1)]
+Point = tuple[Unit, Unit]
+"""(x, y) in relative coordinates: (0, 0) is the picture's top left, (1, 1) its bottom right."""
+
+
+def _polygon(points: tuple[Point, ...]) -> tuple[Point, ...]:
+    area = sum(x1 * y2 - x2 * y1 for (x1, y1), (x2, y2) in zip(points, (*points[1:], *points[:1]), strict=True)) / 2
+    if len(points) < 3 or abs(area) < 1e-4:
+        raise ValueError("needs three corners or more around some area: [[0.1, 0.2], [0.9, 0.2], [0.5, 0.9]]")
+    return points
+
+
+Polygon = Annotated[tuple[Point, ...], AfterValidator(_polygon)]
+
+
+class Line(BaseModel):
+    """A line that people cross, and which side of it is inside."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    start: Point = Field(alias="from")
+    end: Point = Field(alias="to")
+    inside: Point
+    counts: Literal["in", "out", "both"] = "in"
+
+    @model_validator(mode="after")
+    def _has_two_sides(self) -> Self:
+        (x1, y1), (x2, y2), (x, y) = self.start, self.end, self.inside
+        if abs(x2 - x1) + abs(y2 - y1) < 0.01:
+            raise ValueError("'from' and 'to' are the same place; a line needs two")
+        if abs((x2 - x1) * (y - y1) - (y2 - y1) * (x - x1)) < 1e-3:
+            raise ValueError("'inside' lies on the line; name a point on its inner side")
+        return self
+
+
 class Camera(BaseModel):
     """One camera, stream or file."""
 
@@ -49,7 +101,14 @@ class Camera(BaseModel):
     site: str = "default"
     detect_fps: Annotated[float, Field(gt=0, le=60)] | None = None
     max_side_px: Annotated[int, Field(ge=160, le=3840)] | None = None
+    stall_timeout_s: Annotated[float, Field(gt=0, le=120)] | None = None
+    decode: Literal["all", "keyframes"] = "all"
+    hwaccel: str | None = None
     options: dict[str, str] = {}
+    zone: Polygon | None = None
+    line: Line | None = None
+    min_dwell_s: Annotated[float, Field(ge=0, le=3600)] = 0.0
+    exclude: tuple[Polygon, ...] = ()
 
     _id = field_validator("id")(_name)
     _site = field_validator("site")(_name)

@@ -84,9 +84,41 @@ DROPS = Metric(
 REJECTS = Metric(
     "demographics_rejects_total",
     "counter",
-    "Not used: tracks that were no visitor (unconfirmed), crops below the quality bar (quality).",
+    "Not used: tracks that were no face (unconfirmed), faces in an excluded place (masked), people whom the camera's rule "
+    "does not count (not_counted), crops below a bar (small, blurred, turned, dark, quality, landmarks).",
     "ingest",
     (*_CAMERA, "reason"),
+)
+BAD_FRAMES = Metric(
+    "demographics_bad_frames_total",
+    "counter",
+    "Pictures not searched: corrupt by the decoder's word, dark, flat, green, torn, or a repetition of the one before.",
+    "ingest",
+    (*_CAMERA, "reason"),
+)
+STILL = Metric(
+    "demographics_still_frames_total",
+    "counter",
+    "Pictures of an empty scene in which nothing moved.",
+    "ingest",
+    _CAMERA,
+)
+DETECT_FPS = Metric(
+    "demographics_detect_fps",
+    "gauge",
+    "Pictures a second that are searched at most: less than wanted where the worker cannot keep up.",
+    "ingest",
+    _CAMERA,
+)
+PRESENT = Metric(
+    "demographics_present", "gauge", "Confirmed people in the camera's zone, or in view, now.", "ingest", _CAMERA
+)
+READERS_LEFT = Metric(
+    "demographics_readers_left_behind",
+    "gauge",
+    "Threads of connections that hang within a library and were given up.",
+    "ingest",
+    _CAMERA,
 )
 CONNECTS_FAILED = Metric(
     "demographics_camera_failures_total",
