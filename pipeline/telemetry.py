@@ -65,6 +65,23 @@ VISITORS_TOTAL = Metric(
     collected=True,
 )
 
+CROSSINGS = Metric(
+    "demographics_crossings_total",
+    "counter",
+    "Crossings of a camera's line by confirmed people, in and out, ever; kept in the store.",
+    "aggregator",
+    (*_CAMERA, "direction"),
+    collected=True,
+)
+DWELL = Metric(
+    "demographics_dwell_seconds",
+    "histogram",
+    "How long visitors were in the camera's zone, or in view; kept in the store.",
+    "aggregator",
+    _CAMERA,
+    collected=True,
+)
+
 # --- ingest ---------------------------------------------------------------------------------------------------------------
 CAMERA_UP = Metric("demographics_camera_up", "gauge", "1 while the camera delivers frames.", "ingest", _CAMERA)
 CAMERA_FPS = Metric(
