@@ -19,8 +19,9 @@ from msgspec import Struct
 from aggregator.fusion import Cell, Evidence
 from aggregator.windows import RollingWindow
 from pipeline.messages import CameraStatus
+from pipeline.telemetry import DWELL
 
-DWELL_BUCKETS_S: Final = (1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1800)
+DWELL_BUCKETS_S: Final = DWELL.buckets
 
 
 class Position(NamedTuple):

@@ -199,6 +199,13 @@ class CameraLoop:
         self._telemetry.set(metrics.CAMERA_UP, 0, **self._labels)
         self._flush(stop, last=True)
 
+    def forget(self, *, gone: bool) -> None:
+        """Say for the last time how the camera does, once its loop is over: *gone* where it is no longer wanted."""
+        for metric in (metrics.CAMERA_UP, metrics.CAMERA_FPS, metrics.PRESENT, metrics.DETECT_FPS):
+            self._telemetry.set(metric, 0, **self._labels)
+        if gone:
+            log.info("camera_removed", camera=self.camera.id)
+
     def _pause(self, error: SourceLost, attempt: int) -> float:
         """Give how long to wait: twice as long each time, with jitter, so that a building's cameras do not come back at once."""
         longest = self._settings.max_backoff_s

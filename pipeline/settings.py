@@ -18,7 +18,7 @@ from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from pipeline.attributes import ATTRIBUTES, Attribute
-from pipeline.bus import DEAD_LETTERS, FACE_CROPS, PREDICTIONS, TopicSpec
+from pipeline.bus import CAMERAS, DEAD_LETTERS, FACE_CROPS, PREDICTIONS, TopicSpec
 from pipeline.errors import ConfigError
 from pipeline.manifest import DEFAULT_MODEL
 from pipeline.redaction import redact
@@ -84,10 +84,11 @@ class KafkaSettings(_Section):
             PREDICTIONS: self.predictions_retention_s,
             DEAD_LETTERS: self.dead_letters_retention_s,
         }
-        return tuple(
+        kept = tuple(
             TopicSpec(name, self.partitions, retention_s, replication=self.replication)
             for name, retention_s in retention.items()
         )
+        return (*kept, TopicSpec(CAMERAS, self.partitions, 0, replication=self.replication, compact=True))
 
 
 class RedisSettings(_Section):

@@ -79,6 +79,7 @@ DWELL = Metric(
     "How long visitors were in the camera's zone, or in view; kept in the store.",
     "aggregator",
     _CAMERA,
+    (1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1800),
     collected=True,
 )
 
