@@ -10,11 +10,11 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 
 import structlog
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.metrics_core import Metric as Family
 from prometheus_client.registry import Collector
 
-from aggregator.store import Store
+from aggregator.store import DWELL_BUCKETS_S, Snapshot, Store
 from aggregator.windows import RollingWindow
 from pipeline import telemetry as metrics
 from pipeline.errors import TransportError
@@ -68,4 +68,21 @@ class VisitorsCollector(Collector):
         for place, tally in sorted(snapshot.totals.items()):
             for (gender, band), count in sorted(tally.people.items()):
                 total.add_metric((place.site, place.camera_id, gender, band), count)
-        yield from (visitors, by_ethnicity, total)
+        yield from (visitors, by_ethnicity, total, *_passages(snapshot))
+
+
+def _passages(snapshot: Snapshot) -> Iterator[Family]:
+    crossings = CounterMetricFamily(metrics.CROSSINGS.name, metrics.CROSSINGS.help, labels=metrics.CROSSINGS.labels)
+    dwell = HistogramMetricFamily(metrics.DWELL.name, metrics.DWELL.help, labels=metrics.DWELL.labels)
+    for place, said in sorted(snapshot.passages.items()):
+        if said.entries or said.exits:
+            crossings.add_metric((*place, "in"), said.entries)
+            crossings.add_metric((*place, "out"), said.exits)
+        if said.dwell:
+            below = 0
+            buckets = []
+            for bound in (*map(str, DWELL_BUCKETS_S), "inf"):
+                below += said.dwell[bound]
+                buckets.append(("+Inf" if bound == "inf" else f"{float(bound)}", float(below)))
+            dwell.add_metric(place, buckets, said.dwell_s)
+    yield from (crossings, dwell)

@@ -2,6 +2,9 @@
 
     p|site|camera|gender|age_band     people
     e|site|camera|ethnicity           kept apart from gender and age, so that small groups cannot be read out of the store
+    x|site|camera|in or out           crossings of the camera's line; in the totals only, as are the next two
+    d|site|camera|seconds or inf      visitors by dwell, under the bucket's upper bound
+    t|site|camera|ms                  their dwell added up, in milliseconds
 
 Names hold no '|' (see messages.Name), nor do labels.
 """
@@ -12,7 +15,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
-from aggregator.store import Changes, Place, PlaceCell, Tally
+from aggregator.store import DWELL_BUCKETS_S, Changes, Passages, Place, PlaceCell, Tally
 from aggregator.windows import Retention
 
 
@@ -47,16 +50,42 @@ def total_deltas(changes: Changes) -> Counter[str]:
     for counted, amount in changes.totals.items():
         for field in fields_of(counted):
             totals[field] += amount
+    for parts, amount in changes.passages.items():
+        totals["|".join(parts)] += amount
     return totals
+
+
+def dwell_bucket(seconds: float) -> str:
+    """Name the bucket that a dwell falls into, by its upper bound."""
+    return next((str(bound) for bound in DWELL_BUCKETS_S if seconds <= bound), "inf")
+
+
+def passages(counts: Mapping[str, int]) -> dict[Place, Passages]:
+    """Read what passages add up to back from the totals."""
+    found: dict[Place, Passages] = {}
+    for field, amount in counts.items():
+        kind, site, camera, *labels = field.split("|")
+        if kind not in {"x", "d", "t"} or not amount:
+            continue
+        said = found.setdefault(Place(site, camera), Passages())
+        if kind == "d":
+            said.dwell[labels[0]] += amount
+        elif kind == "t":
+            said.dwell_s += amount / 1000
+        elif labels[0] == "in":
+            said.entries += amount
+        else:
+            said.exits += amount
+    return found
 
 
 def tallies(counts: Mapping[str, int]) -> dict[Place, Tally]:
     """Read summed fields back; what has come to zero is left out."""
     found: dict[Place, Tally] = {}
     for field, amount in counts.items():
-        if not amount:
-            continue
         kind, site, camera, *labels = field.split("|")
+        if not amount or kind not in {"p", "e"}:
+            continue
         tally = found.setdefault(Place(site, camera), Tally(Counter(), Counter()))
         if kind == "p":
             tally.people[(labels[0], labels[1])] += amount

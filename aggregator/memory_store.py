@@ -6,7 +6,7 @@ import threading
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 
-from aggregator.fields import Bucket, bucket_deltas, tallies, total_deltas
+from aggregator.fields import Bucket, bucket_deltas, passages, tallies, total_deltas
 from aggregator.store import Changes, PartitionState, Place, Position, Snapshot, Tally, TrackKey, TrackState
 from aggregator.windows import Retention, RollingWindow
 from pipeline.messages import CameraStatus
@@ -53,6 +53,7 @@ class MemoryStore:
                 {window.name: tallies(self._sum(window, now)) for window in windows},
                 tallies(self._totals),
                 dict(self._cameras),
+                passages(self._totals),
             )
 
     def series(self, now: float, window: RollingWindow) -> list[tuple[int, Mapping[Place, Tally]]]:

@@ -24,7 +24,7 @@ import structlog
 from redis.backoff import ExponentialBackoff
 from redis.retry import Retry
 
-from aggregator.fields import Bucket, bucket_deltas, tallies, total_deltas
+from aggregator.fields import Bucket, bucket_deltas, passages, tallies, total_deltas
 from aggregator.store import Changes, PartitionState, Place, Position, Snapshot, Tally, TrackKey, TrackState
 from aggregator.windows import Retention, RollingWindow
 from pipeline.errors import ConfigError, TransportError
@@ -134,7 +134,10 @@ class RedisStore:
                     {field.decode(): int(amount) for field, amount in zip(flat[0::2], flat[1::2], strict=True)}
                 )
         return Snapshot(
-            {window.name: tallies(total) for window, total in zip(windows, sums, strict=True)}, tallies(totals), cameras
+            {window.name: tallies(total) for window, total in zip(windows, sums, strict=True)},
+            tallies(totals),
+            cameras,
+            passages(totals),
         )
 
     def series(self, now: float, window: RollingWindow) -> list[tuple[int, Mapping[Place, Tally]]]:

@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 from msgspec.structs import replace
 
+from aggregator.fields import dwell_bucket
 from aggregator.fusion import Visitor, evidence_of, fuse
 from aggregator.store import Changes, PlaceCell, TrackKey, TrackState
 from pipeline.messages import CameraStatus, Message, Prediction, TrackEnded
@@ -112,7 +113,23 @@ def _end(step: Step, tracks: _Tracks, ended: TrackEnded, config: CountingConfig)
     if state.closed:
         step.duplicates += 1
         return
-    _close(step, tracks, replace(state, last_seen=max(state.last_seen, ended.last_seen)), config)
+    state = replace(state, last_seen=max(state.last_seen, ended.last_seen))
+    _add_passage(step, ended)
+    if ended.visitor:
+        _close(step, tracks, state, config)
+    else:  # remembered like a visitor, so that a repetition counts no crossing twice
+        tracks.put(replace(state, evidence=(), closed=True))
+
+
+def _add_passage(step: Step, ended: TrackEnded) -> None:
+    """Count the crossings of a passage, and for a visitor its dwell."""
+    place = (ended.site, ended.camera_id)
+    for label, amount in (("in", ended.entries), ("out", ended.exits)):
+        if amount:
+            step.changes.passages[("x", *place, label)] += amount
+    if ended.visitor and ended.dwell_s is not None:
+        step.changes.passages[("d", *place, dwell_bucket(ended.dwell_s))] += 1
+        step.changes.passages[("t", *place, "ms")] += round(1000 * ended.dwell_s)
 
 
 def _close(step: Step, tracks: _Tracks, state: TrackState, config: CountingConfig) -> None:

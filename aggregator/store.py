@@ -10,13 +10,18 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from types import MappingProxyType
+from typing import Final, NamedTuple, Protocol
 
+import msgspec
 from msgspec import Struct
 
 from aggregator.fusion import Cell, Evidence
 from aggregator.windows import RollingWindow
 from pipeline.messages import CameraStatus
+from pipeline.telemetry import DWELL
+
+DWELL_BUCKETS_S: Final = DWELL.buckets
 
 
 class Position(NamedTuple):
@@ -65,6 +70,8 @@ class Changes:
     """Visitors by first sight (seconds since the epoch) and cell; corrections are negative."""
     totals: Counter[PlaceCell] = field(default_factory=Counter)
     """Visitors whose passage has ended; never negative."""
+    passages: Counter[tuple[str, str, str, str]] = field(default_factory=Counter)
+    """What ended passages add up to besides: (kind, site, camera, label), as fields.py writes it down; never negative."""
     tracks: dict[TrackKey, TrackState | None] = field(default_factory=dict)
     """New states; None forgets."""
     cameras: dict[str, CameraStatus] = field(default_factory=dict)
@@ -84,12 +91,24 @@ class Tally(NamedTuple):
     ethnicity: Counter[str]
 
 
+class Passages(Struct):
+    """What the ended passages of one camera add up to, ever."""
+
+    entries: int = 0  # crossings of its line
+    exits: int = 0
+    dwell: Counter[str] = msgspec.field(
+        default_factory=Counter
+    )  # visitors by the bucket of their dwell: DWELL_BUCKETS_S, inf
+    dwell_s: float = 0.0  # of all together
+
+
 class Snapshot(NamedTuple):
     """Everything that is shown, at one moment."""
 
     windows: Mapping[str, Mapping[Place, Tally]]  # by the window's name
     totals: Mapping[Place, Tally]
     cameras: Mapping[str, CameraStatus]
+    passages: Mapping[Place, Passages] = MappingProxyType({})
 
 
 class Store(Protocol):

@@ -55,6 +55,15 @@ def windows_view(snapshot: Snapshot, windows: Iterable[RollingWindow], now: floa
             for window in windows
         ],
         "total": {**tally_view(merged(snapshot.totals.values())), "cameras": _by_camera(snapshot.totals)},
+        "passages": {
+            place.camera_id: {
+                "site": place.site,
+                "entries": said.entries,
+                "exits": said.exits,
+                "dwell_s": round(said.dwell_s / said.dwell.total(), 2) if said.dwell else None,  # on average
+            }
+            for place, said in sorted(snapshot.passages.items())
+        },
     }
 
 
@@ -70,6 +79,7 @@ def cameras_view(statuses: Mapping[str, CameraStatus], now: float, stale_s: floa
             "fps": status.fps if now - status.at <= stale_s else 0.0,
             "frames": status.frames,
             "reconnects": status.reconnects,
+            "present": status.present if now - status.at <= stale_s else 0,
             "reported_at": status.at,
         }
         for _, status in sorted(statuses.items())

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 import av
 import cv2
@@ -23,7 +23,10 @@ from demo.backdrops import VIEWS, Colour, Image
 from demo.clip import Clip, Passage
 from pipeline.errors import ConfigError
 
-__all__ = ["CAST_FOLDER", "CastMember", "Clip", "FaceSpot", "Passage", "Walk", "compose", "load_cast", "plan_walks"]
+__all__ = [
+    "CAST_FOLDER", "SHIRTS", "CastMember", "Clip", "FaceSpot", "Figure", "Passage", "Walk", "Way", "compose", "figure_of",
+    "load_cast", "plan_walks", "write_film",
+]  # fmt: skip
 
 CAST_FOLDER: Final = Path(__file__).parent / "cast"
 
@@ -39,7 +42,7 @@ _SHOULDERS: Final = 1.25  # half the width of a person, in face sides
 _STEPS_PER_S: Final = 1.9
 _ATTEMPTS: Final = 60
 
-_SHIRTS: Final[tuple[Colour, ...]] = (
+SHIRTS: Final[tuple[Colour, ...]] = (
     (92, 70, 48), (70, 78, 120), (78, 92, 70), (160, 158, 150), (52, 50, 48), (128, 112, 84), (60, 84, 132),
     (110, 88, 112), (66, 104, 118), (136, 128, 132),
 )  # fmt: skip
@@ -104,6 +107,23 @@ class FaceSpot:
         """Whether two faces come nearer than a share of their size."""
         reach = (1 + room) / 2 * (self.side + other.side)
         return abs(self.x - other.x) < reach and abs(self.y - other.y) < reach
+
+
+class Way(Protocol):
+    """Where one person is at which time. Depth is 0 (far) to 1 (near): who is nearer hides who is behind."""
+
+    @property
+    def start_s(self) -> float:
+        """When it begins."""
+
+    def depth(self, at_s: float) -> float:
+        """How near the person is at a time."""
+
+    def spot(self, at_s: float, size: tuple[int, int]) -> FaceSpot:
+        """Where the face is, in a picture of *size* (width, height)."""
+
+    def walking(self, at_s: float) -> bool:
+        """Whether the person is to be drawn."""
 
 
 @dataclass(frozen=True)
@@ -216,13 +236,13 @@ _HEAD_RATIO: Final = _HEAD / 200
 
 
 @dataclass(frozen=True)
-class _Figure:
+class Figure:
     """A person ready to be drawn: the head with its mask (0..1), and the colours of the rest."""
 
     head: Image
     mask: NDArray[np.float32]
     shirt: Colour
-    walk: Walk
+    walk: Way
     _scaled: dict[int, tuple[Image, NDArray[np.float32]]] = field(default_factory=dict)
 
     def scaled(self, side: int) -> tuple[Image, NDArray[np.float32]]:
@@ -236,7 +256,8 @@ class _Figure:
         return self._scaled[side]
 
 
-def _figure(member: CastMember, walk: Walk, shirt: Colour) -> _Figure:
+def figure_of(member: CastMember, walk: Way, shirt: Colour) -> Figure:
+    """Dress a member of the cast for a walk."""
     face = cv2.resize(member.face, (200, 200), interpolation=cv2.INTER_AREA)
     skin = np.median(face[105:150, 60:140].reshape(-1, 3), axis=0)
     crown = face[:40].reshape(-1, 3)
@@ -263,7 +284,7 @@ def _figure(member: CastMember, walk: Walk, shirt: Colour) -> _Figure:
     lay(np.broadcast_to(hair, head.shape), ellipse(-10, (93, 104)), 3)
     placed = cv2.copyMakeBorder(face, 60, 60, 60, 60, cv2.BORDER_REPLICATE).astype(np.float32)
     lay(placed, ellipse(2, (85, 98)), 5)
-    return _Figure(np.clip(head, 0, 255).astype(np.uint8), mask, shirt, walk)
+    return Figure(np.clip(head, 0, 255).astype(np.uint8), mask, shirt, walk)
 
 
 def _rounded(points: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -321,7 +342,7 @@ def _blend(frame: Image, over: Image | None, mask: NDArray[np.float32], x: int, 
     frame[y0:y1, x0:x1] = cv2.blendLinear(np.ascontiguousarray(under), upper, 1 - weight, weight)
 
 
-def _draw(frame: Image, figure: _Figure, at_s: float) -> None:
+def _draw(frame: Image, figure: Figure, at_s: float) -> None:
     height, width = frame.shape[:2]
     spot = figure.walk.spot(at_s, (width, height))
 
@@ -390,16 +411,16 @@ def compose(
         raise ConfigError(problems)
     walks = plan_walks(people, seconds=seconds, seed=seed, size=size)
     rng = np.random.default_rng(seed)
-    order, shirts = rng.permutation(len(cast)), rng.permutation(len(_SHIRTS))
+    order, shirts = rng.permutation(len(cast)), rng.permutation(len(SHIRTS))
     members = [cast[int(order[n % len(cast)])] for n in range(people)]
     figures = [
-        _figure(member, walk, _SHIRTS[int(shirts[n % len(_SHIRTS)])])
+        figure_of(member, walk, SHIRTS[int(shirts[n % len(SHIRTS)])])
         for n, (member, walk) in enumerate(zip(members, walks, strict=True))
     ]
     part = path.with_name(path.name + ".part")
     frames = round(seconds * fps)
     try:
-        _film(
+        write_film(
             part,
             figures=figures,
             ground=VIEWS[view](size),
@@ -418,17 +439,19 @@ def compose(
     return clip
 
 
-def _film(
+def write_film(
     path: Path,
     *,
-    figures: Sequence[_Figure],
+    figures: Sequence[Figure],
     ground: Image,
     caption: str,
     frames: int,
     fps: int,
     rng: np.random.Generator,
-    progress: Callable[[float], None] | None,
+    progress: Callable[[float], None] | None = None,
+    over: Callable[[Image, float], None] = lambda _frame, _at_s: None,
 ) -> None:
+    """Draw *figures* before *ground*, frame by frame, and encode it as a camera does; *over* may draw on each frame in place."""
     height, width = ground.shape[:2]
     noise = _noise((width, height), rng)
     options = {
@@ -448,6 +471,7 @@ def _film(
             at_s, frame = n / fps, ground.copy()
             for figure in sorted((f for f in figures if f.walk.walking(at_s)), key=lambda f: f.walk.depth(at_s)):
                 _draw(frame, figure, at_s)
+            over(frame, at_s)
             _caption(frame, caption)
             planes = cv2.cvtColor(frame, cv2.COLOR_BGR2YUV_I420).astype(np.uint8, copy=False)
             luma = planes[:height]

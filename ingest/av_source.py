@@ -9,21 +9,31 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterator
+from functools import partial
 from typing import Final
 
 import av
 import av.error
 import numpy as np
+import structlog
+from av.codec.hwaccel import HWAccel, hwdevices_available
 from av.container import InputContainer
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
+from numpy.typing import NDArray
 
 from ingest.detector import Image
 from ingest.source import Frame
 from pipeline.cameras import Camera
 from pipeline.errors import SourceLost, SourceNotFound, SourceRefused, SourceUnreachable, SourceUnreadable
 
+log = structlog.get_logger()
+
 CLOCK_TOLERANCE_S: Final = 30.0
+_LATE_S: Final = 2.0
+_PUNCTUAL_S: Final = 0.5
+_PLANAR: Final = ("yuv420p", "yuvj420p", "yuv422p", "yuvj422p", "yuv444p", "yuvj444p", "nv12", "gray")
+_missing: set[str] = set()  # hardware that was asked for in vain
 
 
 def _describe(error: Exception, camera: Camera, *, late: bool = False) -> SourceLost:
@@ -53,6 +63,21 @@ def _describe(error: Exception, camera: Camera, *, late: bool = False) -> Source
     return SourceLost(f"{where} broke off ({_word(error)}); it will be tried again")
 
 
+def _hardware(name: str) -> HWAccel | None:
+    """Give the hardware decoder of that name; none, said once, where this machine or this FFmpeg has not got it."""
+    if not name:
+        return None
+    if name not in _missing:
+        try:
+            if name in hwdevices_available():
+                return HWAccel(device_type=name, allow_software_fallback=True)
+        except (av.error.FFmpegError, RuntimeError, ValueError, NotImplementedError):
+            pass
+        _missing.add(name)
+        log.warning("hardware_decoder_missing", hwaccel=name, instead="software", known=sorted(hwdevices_available()))
+    return None
+
+
 def _word(error: Exception) -> str:
     if isinstance(error, av.error.ExitError):  # what FFmpeg calls our time-out
         return "timed out"
@@ -60,10 +85,12 @@ def _word(error: Exception) -> str:
     return str(text).lower() if text else type(error).__name__
 
 
-def _open(camera: Camera, address: str, options: dict[str, str], timeout: tuple[float, float] | None) -> InputContainer:
+def _open(
+    camera: Camera, address: str, options: dict[str, str], timeout: tuple[float, float] | None, hwaccel: str
+) -> InputContainer:
     started = time.monotonic()
     try:
-        return av.open(address, options=options, timeout=timeout)
+        return av.open(address, options=options, timeout=timeout, hwaccel=_hardware(hwaccel))
     except (av.error.FFmpegError, OSError, ValueError) as error:
         late = timeout is not None and time.monotonic() - started >= timeout[0]
         lost = _describe(error, camera, late=late)
@@ -73,25 +100,31 @@ def _open(camera: Camera, address: str, options: dict[str, str], timeout: tuple[
 class AvSource:
     """One connection to a camera or one reading of a file."""
 
-    def __init__(self, camera: Camera, *, open_timeout_s: float, read_timeout_s: float) -> None:
+    def __init__(self, camera: Camera, *, open_timeout_s: float, read_timeout_s: float, hwaccel: str = "") -> None:
         """Connect. Raises SourceLost, or the kind of it that says why."""
         self.live = camera.live
         self._camera = camera
         self._closed = False
         self._reading = False
+        self._skipping = False
+        self._least_lag_s = float("inf")
         address = str(camera.path) if camera.path else camera.url.get_secret_value()
         options = dict(camera.options)
         if address.startswith("rtsp"):
             options = {"rtsp_transport": "tcp", "fflags": "nobuffer", **options}
         elif self.live:  # motion JPEG carries no clock of its own
             options = {"use_wallclock_as_timestamps": "1", **options}
-        self._container = _open(camera, address, options, (open_timeout_s, read_timeout_s) if self.live else None)
+        timeout = (open_timeout_s, read_timeout_s) if self.live else None
+        self._container = _open(camera, address, options, timeout, camera.hwaccel or hwaccel)
         if not self._container.streams.video:
             self.close()
             raise SourceUnreadable(f"camera {camera.id} at {camera.address} has no video; name a stream that has")
         self.stream: VideoStream = self._container.streams.video[0]
         # Frame threads would hold back as many frames as there are threads: latency for a camera, speed for a file.
         self.stream.thread_type = "SLICE" if self.live else "AUTO"
+        self._only_keys = camera.decode == "keyframes"
+        if self._only_keys:
+            self.stream.codec_context.skip_frame = "NONKEY"
 
     def duration_s(self) -> float:
         """Give the length of a file in seconds, 0 where it does not say."""
@@ -121,7 +154,9 @@ class AvSource:
                         f"camera {self._camera.id}: its clock left ours by {captured_at - now:+.0f} s within one connection; "
                         "reconnecting"
                     )
-                yield Frame(captured_at, _Pixels(picture))
+                if self.live and not self._only_keys:
+                    self._catch_up(now - captured_at, at_key=bool(picture.key_frame))
+                yield Frame(captured_at, _Pixels(picture), partial(_luma, picture), corrupt=picture.is_corrupt)
         except (av.error.FFmpegError, OSError, ValueError) as error:
             lost = None if self._closed else _describe(error, self._camera)
         finally:
@@ -133,6 +168,16 @@ class AvSource:
             raise SourceLost(
                 f"camera {self._camera.id} at {self._camera.address} ended its stream; it will be tried again"
             )
+
+    def _catch_up(self, lag_s: float, *, at_key: bool) -> None:
+        """Decode key frames only while pictures come later and later: else they would queue in the kernel, for minutes."""
+        self._least_lag_s = min(lag_s, self._least_lag_s + 0.0001)
+        late_s, context = lag_s - self._least_lag_s, self.stream.codec_context
+        if not self._skipping and late_s > _LATE_S:
+            self._skipping, context.skip_frame = True, "NONKEY"
+            log.warning("camera_behind", camera=self._camera.id, behind_s=round(late_s, 1), decoding="key frames only")
+        elif self._skipping and at_key and late_s < _PUNCTUAL_S:
+            self._skipping, context.skip_frame = False, "DEFAULT"
 
     def close(self) -> None:
         """Let go of the connection; ends `frames`. Never raises.
@@ -146,6 +191,14 @@ class AvSource:
     def _release(self) -> None:
         with contextlib.suppress(Exception):
             self._container.close()
+
+
+def _luma(picture: VideoFrame) -> NDArray[np.uint8] | None:
+    """Give the brightness plane as it is, where the picture has one of eight bits: nothing is converted or copied."""
+    if picture.format.name not in _PLANAR:
+        return None
+    plane = picture.planes[0]
+    return np.frombuffer(memoryview(plane), np.uint8).reshape(-1, plane.line_size)[: picture.height, : picture.width]
 
 
 class _Pixels:

@@ -10,7 +10,7 @@ import random
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Final
@@ -20,16 +20,27 @@ from numpy import float32
 from numpy.typing import NDArray
 
 from ingest.alignment import align, encode_jpeg
-from ingest.detector import Detector, Image
+from ingest.cadence import Cadence
+from ingest.detector import Detector, FaceBox, Image
+from ingest.frames import FrameGate, MotionGate, reduced
 from ingest.outbox import Outbox, SharedProducer
+from ingest.quality import QualityBar
+from ingest.rules import Rule
 from ingest.selection import SelectionConfig
-from ingest.source import Frame, NewestWins, Source
-from ingest.step import Identity, Look, View, close_view, look, open_view
+from ingest.source import Frame, NewestWins, Patience, Source
+from ingest.step import Identity, Look, View, ViewConfig, blind, close_view, look, open_view
 from ingest.tracker import TrackerConfig
 from pipeline import telemetry as metrics
 from pipeline.bus import FACE_CROPS, PREDICTIONS
 from pipeline.cameras import Camera
-from pipeline.errors import SourceLost, SourceUnreadable, TransportError
+from pipeline.errors import (
+    SourceLost,
+    SourceRefused,
+    SourceStalled,
+    SourceTooFast,
+    SourceUnreadable,
+    TransportError,
+)
 from pipeline.manifest import CropRecipe
 from pipeline.messages import CameraStatus, FaceCrop
 from pipeline.settings import IngestSettings
@@ -38,6 +49,27 @@ from pipeline.telemetry import Telemetry
 log = structlog.get_logger()
 
 LAST_WORDS_S: Final = 10.0
+REPEATED_S: Final = 3.0  # a picture that repeats for longer is a camera that hangs, not a person who stands still
+MOST_LEFT_BEHIND: Final = 4  # threads that hang within a library; more of them would be a leak
+
+
+def view_config(camera: Camera, settings: IngestSettings) -> ViewConfig:
+    """Say how *camera* is watched."""
+    return ViewConfig(
+        tracker=TrackerConfig(least_hits=settings.least_hits, max_gap_s=settings.max_gap_s),
+        selection=SelectionConfig(
+            max_crops=settings.max_crops,
+            interval_s=settings.crop_interval_s,
+            least_quality=settings.least_quality,
+        ),
+        rule=Rule.of(camera),
+        bar=QualityBar(
+            least_face_px=settings.least_face_px,
+            least_sharpness=settings.least_sharpness,
+            least_frontality=settings.least_frontality,
+            least_exposure=settings.least_exposure,
+        ),
+    )
 
 
 class RecipeCutter:
@@ -77,6 +109,19 @@ class CameraState:
             self.fps = (len(self._ticks) - 1) / (now - self._ticks[0])
 
 
+@dataclass(slots=True)
+class _Eye:
+    """What one connection's pictures are searched with."""
+
+    detector: Detector
+    cadence: Cadence
+    gate: FrameGate = field(default_factory=FrameGate)
+    motion: MotionGate = field(default_factory=MotionGate)
+    known: Sequence[FaceBox] = ()  # the faces of the last picture
+    searched_at: float | None = None
+    blind: bool = True  # since the last look nothing was to be seen: at first, for as long as the connection was lost
+
+
 class CameraLoop:
     """One camera, for as long as it is wanted."""
 
@@ -91,8 +136,12 @@ class CameraLoop:
         producer: SharedProducer,
         telemetry: Telemetry,
         until_end: bool = False,
+        on_look: Callable[[float, Look], None] | None = None,
     ) -> None:
-        """Set up; nothing is opened yet. *until_end* stops where the stream ends, which a file does by itself."""
+        """Set up; nothing is opened yet. *until_end* stops where the stream ends, which a file does by itself.
+
+        *on_look* is told what came of every look, and when its picture was taken: for who measures.
+        """
         self.camera = camera
         self.state = CameraState()
         self._settings = settings
@@ -107,7 +156,11 @@ class CameraLoop:
             patient=not camera.live,
             on_drop=lambda: telemetry.add(metrics.DROPS, reason="bus", **self._labels),
         )
+        self._on_look = on_look
+        self._view: View | None = None
+        self._left_behind: list[threading.Thread] = []
         self._connection = 0
+        self._looked_at = 0.0  # monotonic
         self._status_due = 0.0
 
     def run(self, stop: threading.Event) -> None:
@@ -128,7 +181,7 @@ class CameraLoop:
                 self._telemetry.set(metrics.CAMERA_UP, 0, **self._labels)
                 if self.state.frames > before:
                     attempt = 0
-                wait_s = random.uniform(0.5, 1.0) * min(self._settings.max_backoff_s, 2.0 ** min(attempt, 16))  # noqa: S311
+                wait_s = self._pause(error, attempt)
                 attempt += 1
                 self._change(error.reason, str(error))
                 if self._until_end and (self.state.frames or isinstance(error, SourceUnreadable)):
@@ -141,45 +194,109 @@ class CameraLoop:
                     retry_in_s=round(wait_s, 1),
                 )
                 self._wait(wait_s, stop)
+        self._close_view()
         self.state.ended = True
         self._telemetry.set(metrics.CAMERA_UP, 0, **self._labels)
         self._flush(stop, last=True)
 
+    def forget(self, *, gone: bool) -> None:
+        """Say for the last time how the camera does, once its loop is over: *gone* where it is no longer wanted."""
+        for metric in (metrics.CAMERA_UP, metrics.CAMERA_FPS, metrics.PRESENT, metrics.DETECT_FPS):
+            self._telemetry.set(metric, 0, **self._labels)
+        if gone:
+            log.info("camera_removed", camera=self.camera.id)
+
+    def _pause(self, error: SourceLost, attempt: int) -> float:
+        """Give how long to wait: twice as long each time, with jitter, so that a building's cameras do not come back at once."""
+        longest = self._settings.max_backoff_s
+        if isinstance(error, SourceRefused):
+            longest = max(longest, self._settings.refused_backoff_s)  # many cameras lock an account after some attempts
+        return random.uniform(0.5, 1.0) * min(longest, 2.0 ** min(attempt, 16))  # noqa: S311
+
     def _wait(self, seconds: float, stop: threading.Event) -> None:
         until = time.monotonic() + seconds
         while (left := until - time.monotonic()) > 0 and not stop.wait(min(left, self._settings.status_interval_s)):
+            self._end_of_patience()
             self._report_if_due()
             self._flush(stop)
+
+    def _end_of_patience(self) -> None:
+        """End the tracks of a camera that has been away for so long that whoever comes then is somebody else."""
+        if self._view is not None and time.monotonic() - self._looked_at > self._settings.reconnect_bridge_s:
+            self._close_view()
+
+    def _close_view(self) -> None:
+        if self._view is not None:
+            self._take(close_view(self._view))
+            self._view = None
 
     def _one_connection(self, detector: Detector, stop: threading.Event) -> None:
         if self.state.state not in {"connecting", "running"}:
             self._report()
+        if self.camera.live:
+            self._watch_live(detector, stop)
+            return
         with closing(self._connect(self.camera)) as source:
-            self.state.connections += 1
-            if self.state.connections > 1:
-                self._telemetry.add(metrics.RECONNECTS, **self._labels)
-            # Two connections within one second still differ, and a restarted worker's come after.
-            self._connection = max(self._connection + 1, int(time.time()))
-            view = open_view(
-                Identity(self.camera.id, self.camera.site, self._connection),
-                self._cutter,
-                TrackerConfig(least_hits=self._settings.least_hits, max_gap_s=self._settings.max_gap_s),
-                SelectionConfig(
-                    max_crops=self._settings.max_crops,
-                    interval_s=self._settings.crop_interval_s,
-                    least_quality=self._settings.least_quality,
-                ),
-            )
+            self._connected()
             try:
-                self._watch(view, detector, self._frames(source), stop)
+                self._watch(detector, self._counted(source.frames()), stop)
+                self._close_view()
             finally:
-                self._take(close_view(view))
                 self._flush(stop)
 
-    def _frames(self, source: Source) -> Iterator[Frame]:
-        if source.live:
-            return NewestWins(source, on_frame=self._on_frame, on_drop=self._on_drop).frames()
-        return self._counted(source.frames())
+    def _watch_live(self, detector: Detector, stop: threading.Event) -> None:
+        settings = self._settings
+        self._left_behind = [thread for thread in self._left_behind if thread.is_alive()]
+        self._telemetry.set(metrics.READERS_LEFT, len(self._left_behind), **self._labels)
+        if len(self._left_behind) >= MOST_LEFT_BEHIND:
+            raise SourceStalled(
+                f"camera {self.camera.id}: {len(self._left_behind)} connections hang and do not come back; "
+                "restart this worker, and the camera"
+            )
+        reader = NewestWins(
+            lambda: self._connect(self.camera),
+            on_frame=self._on_frame,
+            on_drop=self._on_drop,
+            patience=Patience(
+                settings.open_timeout_s, self.camera.stall_timeout_s or settings.stall_timeout_s, settings.max_fps
+            ),
+            stopped=stop.is_set,
+            name=f"source-{self.camera.id}",
+        )
+        try:
+            reader.open()
+            if stop.is_set():
+                return
+            self._connected()
+            try:
+                self._watch(detector, reader.frames(), stop)
+            finally:
+                self._flush(stop)
+        except (SourceStalled, SourceTooFast) as error:
+            raise type(error)(f"camera {self.camera.id} at {self.camera.address}: {error}") from None
+        finally:
+            reader.close()
+            if reader.thread.is_alive():
+                self._left_behind.append(reader.thread)
+
+    def _connected(self) -> None:
+        self.state.connections += 1
+        if self.state.connections > 1:
+            self._telemetry.add(metrics.RECONNECTS, **self._labels)
+
+    def _view_at(self, at: float, *, blind_until_now: bool) -> View:
+        """Give the view to go on with at *at*: the one before a short loss, so that nobody who is still there counts twice."""
+        view, settings = self._view, self._settings
+        away_s = 0.0 if view is None or view.last_at is None else abs(at - view.last_at)
+        if blind_until_now and away_s > settings.reconnect_bridge_s:
+            self._close_view()
+            view = None
+        if view is None:
+            # Two within one second still differ, and a restarted worker's come after.
+            self._connection = max(self._connection + 1, int(time.time()))
+            identity = Identity(self.camera.id, self.camera.site, self._connection)
+            view = self._view = open_view(identity, self._cutter, view_config(self.camera, settings))
+        return view
 
     def _counted(self, frames: Iterable[Frame]) -> Iterator[Frame]:
         for frame in frames:
@@ -196,9 +313,9 @@ class CameraLoop:
         self.state.drops += 1
         self._telemetry.add(metrics.DROPS, reason="newest_wins", **self._labels)
 
-    def _watch(self, view: View, detector: Detector, frames: Iterator[Frame], stop: threading.Event) -> None:
-        period = 1.0 / (self.camera.detect_fps or self._settings.detect_fps)
-        due = 0.0
+    def _watch(self, detector: Detector, frames: Iterator[Frame], stop: threading.Event) -> None:
+        settings = self._settings
+        eye = _Eye(detector, Cadence(self.camera.detect_fps or settings.detect_fps, settings.least_detect_fps))
         for frame in frames:
             if stop.is_set():
                 return
@@ -206,17 +323,60 @@ class CameraLoop:
                 self._telemetry.set(metrics.CAMERA_UP, 1, **self._labels)
                 self._change("running")
             self._report_if_due()
-            # Half a frame's tolerance: at 25 fps and 8 looks a second, 0.12 s is one look, not a miss.
-            if frame.captured_at < due - 0.02:
+            if not eye.cadence.due(frame.captured_at):
                 continue
-            due = max(due + period, frame.captured_at + period / 2) if due else frame.captured_at + period
+            view = self._view_at(frame.captured_at, blind_until_now=eye.blind)
+            if self._still(eye, view, frame):
+                view.last_at = frame.captured_at
+                self._telemetry.add(metrics.STILL, **self._labels)
+                continue
             image = frame.image()
-            with self._telemetry.timed(metrics.DETECTION_SECONDS):
-                faces = detector.detect(image)
-            self._telemetry.add(metrics.FRAMES_DETECTED, **self._labels)
-            self._telemetry.add(metrics.FACES, len(faces), **self._labels)
-            self._take(look(view, image, faces, frame.captured_at))
+            faces = self._search(eye, image, frame)
+            if faces is None:
+                eye.blind = True
+                continue
+            at = frame.captured_at
+            if view.last_at is not None:
+                at = max(at, view.last_at)  # anchored anew, a clock may have gone back a little
+                if eye.blind:
+                    blind(view, at - view.last_at)
+            eye.blind, eye.searched_at = False, frame.captured_at
+            self._looked_at = time.monotonic()
+            result = look(view, image, faces, at)
+            if self._on_look is not None:
+                self._on_look(at, result)
+            self._take(result)
             self._flush(stop)
+            if self.camera.live:
+                eye.cadence.feel(time.time() - frame.captured_at, time.monotonic())
+                self._telemetry.set(metrics.DETECT_FPS, eye.cadence.fps, **self._labels)
+
+    def _still(self, eye: _Eye, view: View, frame: Frame) -> bool:
+        """Tell whether a picture can be passed by: nobody is there, nothing has moved, and it was searched lately."""
+        luma = frame.luma() if self._settings.motion_gate else None
+        if luma is None or eye.motion.moved(reduced(luma)) or view.tracker.tracks or eye.searched_at is None:
+            return False
+        return 0 <= frame.captured_at - eye.searched_at < self._settings.still_s
+
+    def _search(self, eye: _Eye, image: Image, frame: Frame) -> Sequence[FaceBox] | None:
+        """Find the faces of a picture, or None where it shows nothing that can be relied on."""
+        fault = eye.gate.judge(image, frame.captured_at, corrupt=frame.corrupt)
+        if fault:
+            self._telemetry.add(metrics.BAD_FRAMES, reason=fault, **self._labels)
+        if fault == "repeated":
+            since = eye.gate.repeated_since or frame.captured_at
+            # The same picture shows the same faces; but nobody stands that still for long: then it is the camera.
+            return eye.known if frame.captured_at - since < REPEATED_S else ()
+        if fault:
+            return None
+        with self._telemetry.timed(metrics.DETECTION_SECONDS):
+            eye.known = self._found(eye.detector.detect(image))
+        return eye.known
+
+    def _found(self, faces: Sequence[FaceBox]) -> Sequence[FaceBox]:
+        self._telemetry.add(metrics.FRAMES_DETECTED, **self._labels)
+        self._telemetry.add(metrics.FACES, len(faces), **self._labels)
+        return faces
 
     def _take(self, result: Look) -> None:
         for message in result.messages:
@@ -228,10 +388,9 @@ class CameraLoop:
         if result.tracks_ended:
             self.state.tracks += result.tracks_ended
             self._telemetry.add(metrics.TRACKS, result.tracks_ended, **self._labels)
-        if result.unconfirmed:
-            self._telemetry.add(metrics.REJECTS, result.unconfirmed, reason="unconfirmed", **self._labels)
-        if result.below_bar:
-            self._telemetry.add(metrics.REJECTS, result.below_bar, reason="quality", **self._labels)
+        for reason, amount in result.rejects.items():
+            if amount:
+                self._telemetry.add(metrics.REJECTS, amount, reason=reason, **self._labels)
 
     def _flush(self, stop: threading.Event, *, last: bool = False) -> None:
         """Deliver what waits. A camera goes on meanwhile, and tries again with its next frame; a file waits for the bus.
@@ -266,7 +425,9 @@ class CameraLoop:
         self._status_due = time.monotonic() + self._settings.status_interval_s
         state = self.state
         fps = state.fps if state.state == "running" else 0.0
+        present = self._view.present if self._view is not None and state.state == "running" else 0
         self._telemetry.set(metrics.CAMERA_FPS, fps, **self._labels)
+        self._telemetry.set(metrics.PRESENT, present, **self._labels)
         status = CameraStatus(
             camera_id=self.camera.id,
             site=self.camera.site,
@@ -277,5 +438,6 @@ class CameraLoop:
             fps=round(fps, 2),
             frames=state.frames,
             reconnects=max(0, state.connections - 1),
+            present=present,
         )
         self._outbox.post(PREDICTIONS, status)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -67,12 +70,45 @@ def inside(face: FaceBox, width: int, height: int) -> float:
     return min(1.0, seen / area)
 
 
-def quality(face: FaceBox, crop: Image, frame_shape: tuple[int, ...]) -> float:
+QUALITY_FAULTS: Final = ("small", "blurred", "turned", "dark")
+
+
+@dataclass(frozen=True, slots=True)
+class QualityBar:
+    """What a crop must have to be predicted at all; a visitor without one such crop is `unknown`."""
+
+    least_face_px: float = 20.0
+    least_sharpness: float = 0.02
+    least_frontality: float = 0.2
+    least_exposure: float = 0.4
+
+
+class Usable(NamedTuple):
+    """How usable a crop is, and why it is not: one of QUALITY_FAULTS, or empty."""
+
+    quality: float
+    fault: str
+
+
+def assess(face: FaceBox, crop: Image, frame_shape: tuple[int, ...], bar: QualityBar) -> Usable:
     """Score one crop: the geometric mean of what it must all have, times the detector's score and the share in view.
 
-    *frame_shape* is (height, width, ...) of the picture that the face was found in.
+    *frame_shape* is (height, width, ...) of the picture that the face was found in. Each part has its own bar: a mean would
+    let a bright, sharp profile pass, of which the model can only guess.
     """
-    size = min(1.0, face.side_px / 90.0)
-    parts = (size, frontality(face.landmarks), sharpness(crop), exposure(crop))
+    turned, sharp, lit = frontality(face.landmarks), sharpness(crop), exposure(crop)
+    parts = (min(1.0, face.side_px / 90.0), turned, sharp, lit)
     mean = float(np.prod(parts)) ** (1 / len(parts))
-    return float(np.clip(mean * face.score * inside(face, frame_shape[1], frame_shape[0]) ** 2, 0.0, 1.0))
+    score = float(np.clip(mean * face.score * inside(face, frame_shape[1], frame_shape[0]) ** 2, 0.0, 1.0))
+    below = (
+        ("small", face.side_px < bar.least_face_px),
+        ("dark", lit < bar.least_exposure),
+        ("turned", turned < bar.least_frontality),
+        ("blurred", sharp < bar.least_sharpness),
+    )
+    return Usable(score, next((fault for fault, is_so in below if is_so), ""))
+
+
+def quality(face: FaceBox, crop: Image, frame_shape: tuple[int, ...]) -> float:
+    """Score one crop, whatever the bars."""
+    return assess(face, crop, frame_shape, QualityBar()).quality

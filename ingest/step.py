@@ -5,15 +5,17 @@ Plain functions on values; the camera loop in camera.py brings the pictures and 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ingest.detector import FaceBox, Image
-from ingest.quality import quality
+from ingest.quality import QUALITY_FAULTS, QualityBar, assess
+from ingest.rules import Progress, Rule
 from ingest.selection import Candidate, Selection, SelectionConfig
 from ingest.tracker import Track, Tracker, TrackerConfig, TrackUpdate
 from pipeline.messages import FaceCrop, TrackEnded
@@ -47,57 +49,107 @@ class Look:
 
     messages: list[FaceCrop | TrackEnded] = field(default_factory=list)
     face_sizes_px: list[float] = field(default_factory=list)  # of the crops sent
-    tracks_ended: int = 0
-    unconfirmed: int = 0
-    below_bar: int = 0
+    tracks_ended: int = 0  # visitors whose passage has ended
+    rejects: Counter[str] = field(default_factory=Counter)  # by reason: REJECTS
+    seen: list[Track] = field(default_factory=list)  # whom this look showed
+
+
+REJECTS: Final = ("unconfirmed", "masked", "not_counted", "landmarks", *QUALITY_FAULTS, "quality")
+"""What is not used: tracks that were no face, faces in an excluded place, people whom the camera's rule does not count, and
+crops whose landmarks are none or that are below a bar, the last one that of quality as a whole."""
+
+
+@dataclass(frozen=True, slots=True)
+class ViewConfig:
+    """How one camera is watched."""
+
+    tracker: TrackerConfig = field(default_factory=TrackerConfig)
+    selection: SelectionConfig = field(default_factory=SelectionConfig)
+    rule: Rule = field(default_factory=Rule)
+    bar: QualityBar = field(default_factory=QualityBar)
+
+
+@dataclass(slots=True)
+class _Passage:
+    """What is kept of one track beside the track itself."""
+
+    selection: Selection
+    progress: Progress = field(default_factory=Progress)
+    counts: bool = False  # by the camera's rule; once so, for good
 
 
 @dataclass(slots=True)
 class View:
-    """What is known of one camera during one connection."""
+    """What is known of one camera, for as long as it is watched without a long break."""
 
     identity: Identity
     cutter: Cutter
+    config: ViewConfig
     tracker: Tracker
-    selection: SelectionConfig
-    selections: dict[int, Selection] = field(default_factory=dict)
+    passages: dict[int, _Passage] = field(default_factory=dict)
+    last_at: float | None = None  # the last look that showed anything at all
+
+    @property
+    def present(self) -> int:
+        """Count confirmed people who are in the zone, or in view, as far as is known."""
+        return sum(
+            track.confirmed and track.number in self.passages and self.passages[track.number].progress.present
+            for track in self.tracker.tracks
+        )
 
 
-def open_view(identity: Identity, cutter: Cutter, tracker: TrackerConfig, selection: SelectionConfig) -> View:
-    """Start afresh, for a new connection."""
-    return View(identity, cutter, Tracker(tracker), selection)
+def open_view(identity: Identity, cutter: Cutter, config: ViewConfig) -> View:
+    """Start afresh."""
+    return View(identity, cutter, config, Tracker(config.tracker))
 
 
 def look(view: View, image: Image, faces: Sequence[FaceBox], at: float) -> Look:
     """Take in the *faces* found in *image* (height, width, 3) at *at*, and give the messages that are due, in order."""
-    update = view.tracker.update(faces, at)
+    size = (int(image.shape[1]), int(image.shape[0]))
     result = Look()
+    rule = view.config.rule
+    shown = [face for face in faces if not rule.masked(face, size)]
+    result.rejects["masked"] += len(faces) - len(shown)
+    update = view.tracker.update(shown, at, size)
+    view.last_at = at
+    result.seen = update.seen
     for track in update.seen:
-        selection = view.selections.setdefault(track.number, Selection(view.selection))
-        below = selection.below_bar
-        _offer(view, selection, track, image, at)
-        result.below_bar += selection.below_bar - below
-        if track.confirmed and (candidate := selection.due(at)) is not None:
-            _send(view, track, selection, candidate, result)
+        passage = view.passages.setdefault(track.number, _Passage(Selection(view.config.selection)))
+        passage.progress.see(rule, track.face, at, size)
+        _offer(view, passage.selection, track, image, at, result)
+        passage.counts = passage.counts or (track.confirmed and rule.counts(passage.progress))
+        if passage.counts and (candidate := passage.selection.due(at)) is not None:
+            _send(view, track, passage.selection, candidate, result)
     _end(view, update, result)
     return result
 
 
+def blind(view: View, seconds: float) -> None:
+    """Say that the camera could see nothing for *seconds*: a loss, the dark. Whoever was there may still be."""
+    view.tracker.blind(seconds)
+
+
 def close_view(view: View) -> Look:
-    """End every track: the connection is over."""
+    """End every track: nobody looks any more."""
     result = Look()
     _end(view, view.tracker.close(), result)
-    view.selections.clear()
+    view.passages.clear()
     return result
 
 
-def _offer(view: View, selection: Selection, track: Track, image: Image, at: float) -> None:
+def _offer(view: View, selection: Selection, track: Track, image: Image, at: float, result: Look) -> None:
     try:
         crop = view.cutter.cut(image, track.face.landmarks)
     except ValueError:  # landmarks that coincide: no face to cut
-        selection.below_bar += 1
+        result.rejects["landmarks"] += 1
         return
-    selection.offer(Candidate(quality(track.face, crop, image.shape), at, track.face.side_px, crop))
+    usable = assess(track.face, crop, image.shape, view.config.bar)
+    if usable.fault:
+        result.rejects[usable.fault] += 1
+        return
+    below = selection.below_bar
+    selection.offer(Candidate(usable.quality, at, track.face.side_px, crop))
+    result.rejects["quality"] += selection.below_bar - below
 
 
 def _send(view: View, track: Track, selection: Selection, candidate: Candidate, result: Look) -> None:
@@ -120,21 +172,30 @@ def _send(view: View, track: Track, selection: Selection, candidate: Candidate, 
 def _end(view: View, update: TrackUpdate, result: Look) -> None:
     identity = view.identity
     for track in update.ended:
-        selection = view.selections[track.number]
-        if (candidate := selection.last()) is not None:
-            _send(view, track, selection, candidate, result)
-        result.messages.append(
-            TrackEnded(
-                camera_id=identity.camera_id,
-                site=identity.site,
-                track_id=identity.track_id(track.number),
-                first_seen=track.first_seen,
-                last_seen=track.last_seen,
-                crops=selection.sent,
+        passage = view.passages[track.number]
+        progress = passage.progress
+        if passage.counts:
+            result.tracks_ended += 1
+            if (candidate := passage.selection.last()) is not None:
+                _send(view, track, passage.selection, candidate, result)
+        else:
+            result.rejects["not_counted"] += 1
+        if passage.counts or progress.entries or progress.exits:
+            result.messages.append(
+                TrackEnded(
+                    camera_id=identity.camera_id,
+                    site=identity.site,
+                    track_id=identity.track_id(track.number),
+                    first_seen=track.first_seen,
+                    last_seen=track.last_seen,
+                    crops=passage.selection.sent,
+                    visitor=passage.counts,
+                    entries=progress.entries,
+                    exits=progress.exits,
+                    dwell_s=round(progress.dwell_s, 3),
+                )
             )
-        )
-    result.tracks_ended = len(update.ended)
-    result.unconfirmed = update.unconfirmed
+    result.rejects["unconfirmed"] += update.unconfirmed
     alive = {track.number for track in view.tracker.tracks}
-    for number in view.selections.keys() - alive:
-        del view.selections[number]
+    for number in view.passages.keys() - alive:
+        del view.passages[number]

@@ -1,16 +1,22 @@
 """Faces to tracks: one person's passage before one camera.
 
 Two-stage association as in Y. Zhang et al., "ByteTrack: Multi-Object Tracking by Associating Every Detection Box", ECCV 2022:
-sure detections first, then doubtful ones for tracks that would else be lost. Motion is constant velocity in seconds, not in
-frames, because the cadence changes. The distance is measured in faces: at a few frames per second boxes of one walker may not
-overlap at all, so that IoU says nothing.
+sure detections first, then doubtful ones for tracks that would else be lost; last of all, tracks that are hidden get what is
+left, as in the cascade of N. Wojke et al., "Simple Online and Realtime Tracking with a Deep Association Metric", ICIP 2017.
+Motion is constant velocity in seconds, not in frames, because the cadence changes; it is the slope of the last looks, since one
+look's box jitters. The distance is measured in faces: at a few frames per second boxes of one walker may not overlap at all,
+so that IoU says nothing.
+
+A camera that sees nothing for a while (a lost connection, a failed light) is blind: that time is no gap. Who is found
+afterwards where somebody was, or was about to be, is the same person, and is not counted again.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +24,11 @@ from scipy.optimize import linear_sum_assignment
 
 from ingest.detector import FaceBox
 from ingest.quality import looks_like_a_face
+
+_REMEMBERED: Final = 8  # looks that the velocity is the slope of: a second, at eight a second
+_SMALL_PX: Final = 20.0  # smaller faces jitter by pixels, not by a share of their size
+_LEFT: Final = 0.25  # face sides beyond the picture's edge, where a face is out of view
+_LEFT_AFTER_S: Final = 0.3
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,10 +39,15 @@ class TrackerConfig:
     least_hits: int = 3
     least_mean_score: float = 0.75
     least_plausible: float = 0.6  # share of detections whose landmarks look like a face
-    max_gap_s: float = 1.2  # a shorter occlusion is bridged
-    reach: float = 0.75  # how far from its predicted place a face may be
-    first_reach: float = 1.1  # while the velocity is unknown
-    max_scale: float = 1.6  # a face does not grow or shrink faster between two looks
+    max_gap_s: float = 2.0  # a shorter occlusion is bridged
+    hidden_s: float = 0.6  # unseen for longer, a track takes only what no other wants
+    first_reach: float = 1.1  # how far a face may be from its last place, while its velocity is unknown
+    reach: float = 0.3  # how far from its predicted place, by the jitter of boxes ...
+    agility: float = (
+        10.0  # ... and this times the seconds squared: nobody turns round faster (5 m/s², a face being 0.25 m)
+    )
+    most_reach: float = 1.5
+    max_scale: float = 1.7  # a face does not grow or shrink faster between two looks
 
 
 @dataclass(slots=True)
@@ -47,6 +63,9 @@ class Track:
     plausible: int = 0
     velocity: NDArray[np.float64] | None = None  # px/s of the centre
     confirmed: bool = False
+    blind_before: float = 0.0  # seconds for which the camera had been blind when this was last seen
+    looks: deque[tuple[float, float, float]] = field(default_factory=lambda: deque(maxlen=_REMEMBERED))
+    """The last looks: seconds since the epoch, and the centre's x and y in pixels."""
 
     def centre(self) -> NDArray[np.float64]:
         """Give the middle of the last box, in pixels."""
@@ -70,36 +89,84 @@ class TrackUpdate(NamedTuple):
 
 @dataclass(slots=True)
 class Tracker:
-    """The tracks of one connection to one camera."""
+    """The tracks of one camera, for as long as it is watched without a long break."""
 
     config: TrackerConfig = field(default_factory=TrackerConfig)
     tracks: list[Track] = field(default_factory=list)
     _next: int = 0
+    _blind_s: float = 0.0  # in all
+    _size: tuple[int, int] | None = None
+    _last_at: float = 0.0
 
-    def update(self, faces: Sequence[FaceBox], at: float) -> TrackUpdate:
-        """Take the faces found at *at* (seconds since the epoch, not before the last call's)."""
+    def update(self, faces: Sequence[FaceBox], at: float, size: tuple[int, int] | None = None) -> TrackUpdate:
+        """Take the faces found at *at* (seconds since the epoch, not before the last call's).
+
+        *size* is the picture's width and height; where it is known, who walks out of the picture has left at once. A
+        camera may change it: tracks go on, at the same place in the picture.
+        """
+        if size is not None and self._size is not None and size != self._size:
+            self._rescale(size[0] / self._size[0], size[1] / self._size[1])
+        self._size = size
         sure = [face for face in faces if face.score >= self.config.sure_score]
         doubtful = [face for face in faces if face.score < self.config.sure_score]
         seen: list[Track] = []
 
-        unmatched, new = self._associate(self.tracks, sure, at, seen)
+        # Looks may be far apart, where only key frames are decoded: then two of them are no gap.
+        most = max(self.config.max_gap_s, 1.5 * (at - self._last_at)) if self.tracks else 0.0
+        self._last_at = at
+        gone = [track for track in self.tracks if self._has_left(track, at) or self._gap(track, at) > most]
+        there = [track for track in self.tracks if track not in gone]
+        fresh = [track for track in there if self._gap(track, at) <= self.config.hidden_s]
+        hidden = [track for track in there if self._gap(track, at) > self.config.hidden_s]
+        unmatched, new = self._associate(fresh, sure, at, seen)
         self._associate([track for track in unmatched if track.confirmed], doubtful, at, seen)
+        _, new = self._associate(hidden, new, at, seen)
         for face in new:
             track = Track(
-                self._next, face, at, at, score_sum=face.score, plausible=int(looks_like_a_face(face.landmarks))
-            )
+                self._next, face, at, at, score_sum=face.score, plausible=int(looks_like_a_face(face.landmarks)),
+                blind_before=self._blind_s,
+            )  # fmt: skip
+            track.looks.append((at, *track.centre()))
             self._next += 1
             self.tracks.append(track)
             seen.append(track)
         for track in seen:
             track.confirmed = track.confirmed or self._is_visitor(track)
 
-        gone = [track for track in self.tracks if at - track.last_seen > self.config.max_gap_s]
         return self._end(gone, seen)
 
+    def blind(self, seconds: float) -> None:
+        """Say that nothing could be seen for *seconds*, whoever was there: it is no gap of anybody's."""
+        self._blind_s += max(0.0, seconds)
+
     def close(self) -> TrackUpdate:
-        """End every track: the connection is over."""
+        """End every track: nobody looks any more."""
         return self._end(list(self.tracks), [])
+
+    def _gap(self, track: Track, at: float) -> float:
+        """Give for how long *track* has not been seen while the camera could see."""
+        return at - track.last_seen - (self._blind_s - track.blind_before)
+
+    def _has_left(self, track: Track, at: float) -> bool:
+        if self._size is None or at - track.last_seen <= _LEFT_AFTER_S:
+            return False
+        x, y = track.predicted_centre(at)
+        margin = _LEFT * track.face.side_px
+        return not (-margin <= x <= self._size[0] + margin and -margin <= y <= self._size[1] + margin)
+
+    def _rescale(self, across: float, down: float) -> None:
+        by = np.array((across, down))
+        for track in self.tracks:
+            left, top, right, bottom = track.face.xyxy
+            track.face = FaceBox(
+                (left * across, top * down, right * across, bottom * down),
+                (track.face.landmarks * by).astype(np.float32),
+                track.face.score,
+            )
+            track.velocity = None if track.velocity is None else track.velocity * by
+            looks = [(at, x * across, y * down) for at, x, y in track.looks]
+            track.looks.clear()
+            track.looks.extend(looks)
 
     def _end(self, gone: list[Track], seen: list[Track]) -> TrackUpdate:
         self.tracks = [track for track in self.tracks if track not in gone] if gone else self.tracks
@@ -139,25 +206,40 @@ class Tracker:
         sides = np.array([face.side_px for face in faces])
         places = np.array([track.predicted_centre(at) for track in tracks])
         was = np.array([track.face.side_px for track in tracks])
-        mean_side = np.maximum(1.0, (was[:, None] + sides[None, :]) / 2)
+        mean_side = np.maximum(_SMALL_PX, (was[:, None] + sides[None, :]) / 2)
         away = np.hypot(*(places[:, None] - centres[None]).transpose(2, 0, 1)) / mean_side
-        growth = np.abs(np.log(np.maximum(1.0, sides)[None, :] / np.maximum(1.0, was)[:, None]))
+        growth = np.abs(np.log(np.maximum(_SMALL_PX, sides)[None, :] / np.maximum(_SMALL_PX, was)[:, None]))
         reach = np.array([self._reach(track, at) for track in tracks])[:, None]
-        return np.where((away <= reach) & (growth <= np.log(self.config.max_scale)), away + growth, np.inf)
+        # Somebody who is a little off and a little larger is already somebody else: the gate is an ellipse.
+        since = np.array([min(1.0, at - track.last_seen) for track in tracks])[:, None]
+        most_growth = np.log(self.config.max_scale) * (1 + since)
+        inside = (away / reach) ** 2 + (growth / most_growth) ** 2 <= 1
+        return np.where(inside, away + growth, np.inf)
 
     def _reach(self, track: Track, at: float) -> float:
-        """Grow the reach while a track is hidden: the longer ago, the less its place is known."""
+        """Grow the reach with the time since the last look: the longer ago, the less the place is known."""
+        config = self.config
         if track.velocity is None:
-            return self.config.first_reach
-        return self.config.reach * (1.0 + min(1.0, at - track.last_seen))
+            return config.first_reach
+        return min(config.most_reach, config.reach + config.agility * (at - track.last_seen) ** 2)
 
-    @staticmethod
-    def _extend(track: Track, face: FaceBox, at: float) -> None:
-        before, passed = track.centre(), at - track.last_seen
-        track.face, track.last_seen = face, at
+    def _extend(self, track: Track, face: FaceBox, at: float) -> None:
+        track.face, track.last_seen, track.blind_before = face, at, self._blind_s
         track.hits += 1
         track.score_sum += face.score
         track.plausible += int(looks_like_a_face(face.landmarks))
-        if passed > 0:
-            velocity = (track.centre() - before) / passed
-            track.velocity = velocity if track.velocity is None else 0.6 * track.velocity + 0.4 * velocity
+        track.looks.append((at, *track.centre()))
+        track.velocity = _slope(track.looks, track.velocity)
+
+
+def _slope(
+    looks: Sequence[tuple[float, float, float]], before: NDArray[np.float64] | None
+) -> NDArray[np.float64] | None:
+    """Fit a straight line to the last looks of the last second or so; *before* where they are all of one moment."""
+    points = np.array(looks)
+    times = points[:, 0] - points[:, 0].mean()
+    spread = float(times @ times)
+    if spread <= 0:
+        return before
+    slope: NDArray[np.float64] = times @ points[:, 1:] / spread
+    return slope

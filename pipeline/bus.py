@@ -16,6 +16,7 @@ from typing import Final, NamedTuple, Protocol
 
 FACE_CROPS: Final = "face-crops"
 PREDICTIONS: Final = "predictions"
+CAMERAS: Final = "cameras"
 DEAD_LETTERS: Final = "dead-letters"
 
 Headers = tuple[tuple[str, bytes], ...]
@@ -53,6 +54,8 @@ class TopicSpec(NamedTuple):
     retention_s: float
     max_message_bytes: int = 1 << 20
     replication: int = 1
+    compact: bool = False
+    """Keep the last record of every key for ever, instead of every record for a while. An empty value removes its key."""
 
 
 StartAt = Callable[[TopicPartition], int | None]

@@ -69,7 +69,8 @@ def run(
     port: Annotated[int | None, typer.Option(help="Port of page and metrics; 8080 unless set, 0 for any.")] = None,
 ) -> None:
     """Run the pipeline in one process on your cameras or files."""
-    from pipeline.cameras import cameras_of_sources, load_cameras
+    from pipeline.camera_file import CameraFile
+    from pipeline.cameras import cameras_of_sources
     from pipeline.local import run_cameras
     from pipeline.settings import load_settings
     from pipeline.signals import stop_on_signals
@@ -79,23 +80,32 @@ def run(
         raise ConfigError(
             "name either a camera file or one or more --source, not both: `demographics run cameras.yaml`"
         )
-    wanted = load_cameras(cameras) if cameras else cameras_of_sources(source or [])
+    file = CameraFile(cameras) if cameras else None
+    wanted = file.cameras if file else cameras_of_sources(source or [])
     configure_logging(level=settings.log_level, json=not sys.stderr.isatty())
-    document = run_cameras(settings, wanted, stop_on_signals(), until_end=until_end, port=port, table=not json)
+    document = run_cameras(
+        settings, wanted, stop_on_signals(), until_end=until_end, port=port, table=not json, file=file
+    )
     if json:
         _print_json(document)
 
 
 @app.command()
 def ingest(
-    cameras: Annotated[Path, typer.Argument(help="A camera file; see cameras.example.yaml.", metavar="CAMERAS.yaml")],
+    cameras: Annotated[
+        Path | None,
+        typer.Argument(
+            help="A camera file, followed when it changes; left out: the cameras of the topic, shared among workers.",
+            metavar="CAMERAS.yaml",
+        ),
+    ] = None,
 ) -> None:
     """Run the ingest service: cameras to face crops on Kafka."""
     from ingest.__main__ import serve
-    from pipeline.cameras import load_cameras
+    from pipeline.camera_file import CameraFile
 
     settings = _service_settings()
-    serve(settings, load_cameras(cameras))
+    serve(settings, CameraFile(cameras) if cameras else None)
 
 
 @app.command()
@@ -140,6 +150,104 @@ def cameras_check(
         show_checks(results)
     if any(result.problem for result in results):
         raise typer.Exit(2)
+
+
+@cameras_app.command("add")
+def cameras_add(
+    name: Annotated[str, typer.Argument(metavar="ID", help="Its name: the label of its counts.")],
+    url: Annotated[str, typer.Argument(metavar="URL", help="Its address, secrets as ${NAME} in single quotes.")],
+    keys: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Another key of cameras.yaml, its value in YAML."),
+    ] = None,
+) -> None:
+    """Add a camera to the topic, or replace it; the workers begin it without a restart."""
+    import yaml
+
+    entry: dict[str, Any] = {"id": name, "url": url}
+    for item in keys or []:
+        key, equals, value = item.partition("=")
+        if not equals:
+            raise ConfigError(f"--set {key}: write KEY=VALUE, such as --set detect_fps=5")
+        try:
+            entry[key] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise ConfigError(f"--set {key}: its value is not YAML") from None
+    _publish_cameras([entry], f"camera {name}")
+    typer.echo(f"camera {name} added", err=True)
+
+
+@cameras_app.command("remove")
+def cameras_remove(names: Annotated[list[str], typer.Argument(metavar="ID...")]) -> None:
+    """Remove cameras from the topic; the workers end them without a restart."""
+    from pipeline.camera_topic import publish, read_all
+
+    with _camera_bus() as bus:
+        there = read_all(bus)
+        if missing := [name for name in names if name not in there]:
+            from pipeline.settings import known_names
+
+            raise ConfigError(
+                f"camera {name}: there is none of that name; {known_names(there, name)}" for name in missing
+            )
+        publish(bus, [], remove=names)
+    typer.echo(f"removed {', '.join(names)}", err=True)
+
+
+@cameras_app.command("list")
+def cameras_list(json: JsonOption = False) -> None:
+    """List the cameras of the topic, as cameras.yaml would have them; secrets are references and stay so."""
+    import yaml
+
+    from pipeline.camera_topic import read_all, shown
+
+    with _camera_bus() as bus:
+        found = [shown(entry) for entry in read_all(bus).values()]
+    if json:
+        _print_json(found)
+    elif found:
+        typer.echo(yaml.safe_dump({"cameras": found}, sort_keys=False).rstrip())
+    else:
+        typer.echo("no cameras yet; `demographics cameras apply cameras.yaml` adds a file's", err=True)
+
+
+@cameras_app.command("apply")
+def cameras_apply(
+    cameras: Annotated[Path, typer.Argument(help="A camera file; see cameras.example.yaml.", metavar="CAMERAS.yaml")],
+    prune: Annotated[bool, typer.Option("--prune", help="Remove the cameras that the file does not have.")] = False,
+) -> None:
+    """Add a file's cameras to the topic, or replace them."""
+    from pipeline.camera_topic import read_all
+    from pipeline.cameras import entries_of
+
+    entries = entries_of(cameras)
+    gone: list[str] = []
+    if prune:
+        with _camera_bus() as bus:
+            gone = sorted(read_all(bus).keys() - {str(entry.get("id")) for entry in entries})
+    _publish_cameras(entries, str(cameras), remove=gone)
+    typer.echo(f"{len(entries)} cameras applied" + (f", removed {', '.join(gone)}" if gone else ""), err=True)
+
+
+def _camera_bus() -> Any:
+    """Open the bus of the settings, with its topics."""
+    from contextlib import closing
+
+    from pipeline.distributed import open_bus
+    from pipeline.settings import load_settings
+
+    settings = load_settings()
+    bus = open_bus(settings.kafka, "demographics-cameras")
+    bus.ensure_topics(settings.kafka.topics())
+    return closing(bus)
+
+
+def _publish_cameras(entries: list[dict[str, Any]], source: str, *, remove: list[str] | None = None) -> None:
+    from pipeline.camera_topic import checked_entries, publish
+
+    good = checked_entries(entries, source)
+    with _camera_bus() as bus:
+        publish(bus, good, remove=remove or [])
 
 
 @app.command()

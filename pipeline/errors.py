@@ -8,7 +8,9 @@ PipelineError
         ├── SourceRefused      wrong or missing credentials
         ├── SourceNotFound     the host answers, the stream or file is not there
         ├── SourceUnreadable   what is there is not video that can be decoded
-        └── SourceUnreachable  nobody answers at that address
+        ├── SourceUnreachable  nobody answers at that address
+        ├── SourceStalled      the connection is open, and nothing comes
+        └── SourceTooFast      more comes than any camera sends
 """
 
 from __future__ import annotations
@@ -73,3 +75,15 @@ class SourceUnreachable(SourceLost):
     """Nobody answers at that address."""
 
     reason = "unreachable"
+
+
+class SourceStalled(SourceLost):
+    """The connection is open, and nothing comes."""
+
+    reason = "stalled"
+
+
+class SourceTooFast(SourceLost):
+    """More comes than any camera sends."""
+
+    reason = "too_fast"

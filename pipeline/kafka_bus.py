@@ -224,7 +224,8 @@ class KafkaBusProducer:
 
     def _append(self, topic: str, key: bytes, value: bytes, headers: Headers) -> Any:
         try:
-            return self._producer.send(topic, key=key, value=value, headers=list(headers))
+            # Nothing is Kafka's own word for a removal, in a compacted topic; no other record here is empty.
+            return self._producer.send(topic, key=key, value=value or None, headers=list(headers))
         except MessageSizeTooLargeError as error:
             raise ValueError(f"for {topic}: {error}") from None
 
@@ -644,6 +645,17 @@ def _creation(spec: TopicSpec) -> dict[str, Any]:
     put off. The log's own clock stamps the records: a wrong clock at a producer must not keep them.
     """
     retention_ms = max(int(spec.retention_s * 1000), 1)
+    if spec.compact:
+        return {
+            "num_partitions": spec.partitions,
+            "replication_factor": spec.replication,
+            "configs": {
+                "cleanup.policy": "compact",
+                "segment.ms": "3600000",
+                "min.cleanable.dirty.ratio": "0.1",
+                "message.timestamp.type": "LogAppendTime",
+            },
+        }
     return {
         "num_partitions": spec.partitions,
         "replication_factor": spec.replication,

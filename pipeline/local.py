@@ -27,6 +27,7 @@ from inference.tensorflow_predictor import TensorFlowPredictor
 from ingest.av_source import AvSource
 from ingest.fleet import Fleet
 from pipeline.bus import FACE_CROPS, PREDICTIONS
+from pipeline.camera_file import CameraFile
 from pipeline.cameras import Camera, check_files
 from pipeline.console import Screen
 from pipeline.embedded_valkey import EmbeddedValkey
@@ -213,15 +214,19 @@ def run_cameras(
     until_end: bool = False,
     port: int | None = None,
     table: bool = True,
+    file: CameraFile | None = None,
 ) -> dict[str, Any]:
-    """Run until *stop*, or until every camera has ended; shows the counts meanwhile and gives the report. Raises ConfigError."""
+    """Run until *stop*, or until every camera has ended; shows the counts meanwhile and gives the report. Raises ConfigError.
+
+    The cameras follow *file* when it changes.
+    """
     screen = Screen(
         f"demographics: {len(cameras)} camera{'s' if len(cameras) != 1 else ''}, everything in this process"
     )
     with LocalRun(settings, cameras, until_end=until_end, port=port, progress=screen.step) as local:
         local.start()
         screen.step(f"page {local.http.url}/   metrics {local.http.url}/metrics   (Ctrl-C ends)")
-        watch(local, screen, stop, until=float("inf"))
+        watch(local, screen, stop, until=float("inf"), file=file)
         screen.step("ending: counting what is under way")
         document = local.finish()
     failed = [
@@ -236,7 +241,9 @@ def run_cameras(
     return document
 
 
-def watch(local: LocalRun, screen: Screen, stop: threading.Event, *, until: float) -> None:
+def watch(
+    local: LocalRun, screen: Screen, stop: threading.Event, *, until: float, file: CameraFile | None = None
+) -> None:
     """Show the counts until *stop*, *until* (a monotonic time), or the end of all cameras."""
     footer = f"page [link]{local.http.url}/[/link]   metrics [link]{local.http.url}/metrics[/link]   Ctrl-C ends"
     with screen:
@@ -245,5 +252,7 @@ def watch(local: LocalRun, screen: Screen, stop: threading.Event, *, until: floa
                 screen.show(local.snapshot, footer)
             except TransportError as error:
                 log.warning("store_failed", detail=str(error))
+            if file is not None and (cameras := file.changed()) is not None:
+                local.fleet.apply(cameras)
             if local.wait(min(0.5, max(0.01, until - time.monotonic()))):
                 return

@@ -44,12 +44,16 @@ class FaceCrop(_Tracked, frozen=True, kw_only=True, tag="face_crop"):
     jpeg: bytes
 
 
-class TrackEnded(_Tracked, frozen=True, kw_only=True, tag="track_ended"):
+class TrackEnded(_Tracked, frozen=True, kw_only=True, omit_defaults=True, tag="track_ended"):
     """A confirmed track has left the view; everything that will be said about it has been sent."""
 
     first_seen: Seconds
     last_seen: Seconds
     crops: Count  # how many were sent
+    visitor: bool = True  # False for who crossed a line but, by the camera's rule, is not counted
+    entries: Count = 0  # crossings of the camera's line, inwards
+    exits: Count = 0  # and outwards
+    dwell_s: Annotated[float, Meta(ge=0, lt=1e7)] | None = None  # in the camera's zone, or in view; None: not measured
 
 
 class Prediction(_Tracked, frozen=True, kw_only=True, tag="prediction"):
@@ -66,7 +70,7 @@ class Prediction(_Tracked, frozen=True, kw_only=True, tag="prediction"):
     model: str = ""  # digest of the weights, shortened
 
 
-class CameraStatus(Struct, frozen=True, kw_only=True, tag="camera_status"):
+class CameraStatus(Struct, frozen=True, kw_only=True, omit_defaults=True, tag="camera_status"):
     """How a camera does, every few seconds and on every change; replaces the one before."""
 
     camera_id: Name
@@ -78,9 +82,12 @@ class CameraStatus(Struct, frozen=True, kw_only=True, tag="camera_status"):
     fps: Annotated[float, Meta(ge=0)] = 0.0
     frames: Count = 0
     reconnects: Count = 0
+    present: Count = 0  # confirmed people in its zone, or in view, now
 
 
-CAMERA_STATES: Final = ("connecting", "running", "lost", "refused", "not_found", "unreadable", "unreachable", "ended")
+CAMERA_STATES: Final = (
+    "connecting", "running", "stalled", "lost", "refused", "not_found", "unreadable", "unreachable", "too_fast", "ended",
+)  # fmt: skip
 
 
 class DeadLetter(Struct, frozen=True, kw_only=True, tag="dead_letter"):

@@ -20,6 +20,11 @@ def redact(text: str) -> str:
     return _SECRET_PARAMETER.sub(rf"\g<name>{HIDDEN}", _USERINFO.sub(rf"\g<scheme>{HIDDEN}@", text))
 
 
+def redact_parameters(text: str) -> str:
+    """Hide what looks like a secret among the parameters of an address, and leave all else."""
+    return _SECRET_PARAMETER.sub(lambda match: match[0] if match[0].endswith("=") else f"{match['name']}{HIDDEN}", text)
+
+
 def redact_event(_logger: object, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     """Redact every text of a structlog event, exceptions included; the last processor before rendering."""
     for name, value in event.items():

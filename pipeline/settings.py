@@ -18,7 +18,7 @@ from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from pipeline.attributes import ATTRIBUTES, Attribute
-from pipeline.bus import DEAD_LETTERS, FACE_CROPS, PREDICTIONS, TopicSpec
+from pipeline.bus import CAMERAS, DEAD_LETTERS, FACE_CROPS, PREDICTIONS, TopicSpec
 from pipeline.errors import ConfigError
 from pipeline.manifest import DEFAULT_MODEL
 from pipeline.redaction import redact
@@ -84,10 +84,11 @@ class KafkaSettings(_Section):
             PREDICTIONS: self.predictions_retention_s,
             DEAD_LETTERS: self.dead_letters_retention_s,
         }
-        return tuple(
+        kept = tuple(
             TopicSpec(name, self.partitions, retention_s, replication=self.replication)
             for name, retention_s in retention.items()
         )
+        return (*kept, TopicSpec(CAMERAS, self.partitions, 0, replication=self.replication, compact=True))
 
 
 class RedisSettings(_Section):
@@ -110,16 +111,40 @@ class IngestSettings(_Section):
         640, ge=160, le=3840, description="frames are searched at this size; faces below 40 px of it are missed"
     )
     detector_model: Path | None = Field(None, description="another YuNet file; empty: the one that is shipped")
+    least_detect_fps: float = Field(
+        1, gt=0, le=60, description="a worker that cannot keep up searches each camera less often, down to this"
+    )
+    motion_gate: bool = Field(
+        default=True, description="an empty scene is searched when something moves, and every still_s"
+    )
+    still_s: float = Field(2, gt=0, le=60, description="how often an empty scene in which nothing moves is searched")
+    hwaccel: str = Field("", description="hardware that decodes: cuda, qsv ...; software where it is not to be had")
     max_crops: int = Field(8, ge=1, le=64, description="face crops sent for one track, at most")
     crop_interval_s: float = Field(0.6, gt=0, le=60, description="least time between two crops of a track")
     least_quality: float = Field(0.15, ge=0, le=1, description="crops below this quality are not sent")
+    least_face_px: float = Field(20, ge=0, le=500, description="smaller faces are not predicted: unknown")
+    least_sharpness: float = Field(0.02, ge=0, le=1, description="more blurred ones neither; 0.5 is ordinary")
+    least_frontality: float = Field(
+        0.2, ge=0, le=1, description="nor those turned further away; 1 looks into the camera, 0 is a profile"
+    )
+    least_exposure: float = Field(0.4, ge=0, le=1, description="nor those in the dark or burnt out; 1 is ordinary")
     least_hits: int = Field(3, ge=1, le=100, description="detections that make a track a visitor")
-    max_gap_s: float = Field(1.2, gt=0, le=30, description="an occlusion up to this long is bridged")
+    max_gap_s: float = Field(2.0, gt=0, le=30, description="an occlusion up to this long is bridged")
+    reconnect_bridge_s: float = Field(
+        10, ge=0, le=120, description="people in view before and after a loss or darkness up to this long are the same"
+    )
     open_timeout_s: float = Field(10, gt=0, le=120, description="how long a camera may take to answer")
     read_timeout_s: float = Field(
         5, gt=0, le=120, description="a camera that sends nothing for this long is reconnected"
     )
-    max_backoff_s: float = Field(30, gt=0, le=600, description="longest wait between two attempts to reconnect")
+    stall_timeout_s: float = Field(
+        5, gt=0, le=120, description="a connection that gives no picture for this long is given up, whatever it says"
+    )
+    max_fps: float = Field(120, gt=0, le=1000, description="a camera that sends more frames a second is out of order")
+    max_backoff_s: float = Field(4, gt=0, le=600, description="longest wait between two attempts to reconnect")
+    refused_backoff_s: float = Field(
+        30, gt=0, le=3600, description="longest wait after a camera refused the password: too many attempts lock it"
+    )
     status_interval_s: float = Field(2, gt=0, le=60, description="how often a camera's state is published")
 
 

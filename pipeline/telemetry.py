@@ -65,6 +65,24 @@ VISITORS_TOTAL = Metric(
     collected=True,
 )
 
+CROSSINGS = Metric(
+    "demographics_crossings_total",
+    "counter",
+    "Crossings of a camera's line by confirmed people, in and out, ever; kept in the store.",
+    "aggregator",
+    (*_CAMERA, "direction"),
+    collected=True,
+)
+DWELL = Metric(
+    "demographics_dwell_seconds",
+    "histogram",
+    "How long visitors were in the camera's zone, or in view; kept in the store.",
+    "aggregator",
+    _CAMERA,
+    (1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1800),
+    collected=True,
+)
+
 # --- ingest ---------------------------------------------------------------------------------------------------------------
 CAMERA_UP = Metric("demographics_camera_up", "gauge", "1 while the camera delivers frames.", "ingest", _CAMERA)
 CAMERA_FPS = Metric(
@@ -84,9 +102,41 @@ DROPS = Metric(
 REJECTS = Metric(
     "demographics_rejects_total",
     "counter",
-    "Not used: tracks that were no visitor (unconfirmed), crops below the quality bar (quality).",
+    "Not used: tracks that were no face (unconfirmed), faces in an excluded place (masked), people whom the camera's rule "
+    "does not count (not_counted), crops below a bar (small, blurred, turned, dark, quality, landmarks).",
     "ingest",
     (*_CAMERA, "reason"),
+)
+BAD_FRAMES = Metric(
+    "demographics_bad_frames_total",
+    "counter",
+    "Pictures not searched: corrupt by the decoder's word, dark, flat, green, torn, or a repetition of the one before.",
+    "ingest",
+    (*_CAMERA, "reason"),
+)
+STILL = Metric(
+    "demographics_still_frames_total",
+    "counter",
+    "Pictures of an empty scene in which nothing moved.",
+    "ingest",
+    _CAMERA,
+)
+DETECT_FPS = Metric(
+    "demographics_detect_fps",
+    "gauge",
+    "Pictures a second that are searched at most: less than wanted where the worker cannot keep up.",
+    "ingest",
+    _CAMERA,
+)
+PRESENT = Metric(
+    "demographics_present", "gauge", "Confirmed people in the camera's zone, or in view, now.", "ingest", _CAMERA
+)
+READERS_LEFT = Metric(
+    "demographics_readers_left_behind",
+    "gauge",
+    "Threads of connections that hang within a library and were given up.",
+    "ingest",
+    _CAMERA,
 )
 CONNECTS_FAILED = Metric(
     "demographics_camera_failures_total",

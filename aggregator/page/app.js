@@ -23,6 +23,8 @@ const STATES = {
   not_found: ["Not found", "bad"],
   unreadable: ["Unreadable", "bad"],
   unreachable: ["Unreachable", "bad"],
+  stalled: ["Stalled", "bad"],
+  too_fast: ["Too fast", "bad"],
   silent: ["Silent", "bad"],
 };
 const ORDER = { bad: 0, wait: 1, good: 2, rest: 3 };

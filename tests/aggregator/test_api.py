@@ -165,3 +165,34 @@ def test_the_api_describes_itself(client: TestClient) -> None:
     """For those who build on it."""
     paths = client.get("/api/v1/openapi.json").json()["paths"]
     assert {"/api/v1/windows", "/api/v1/cameras", "/api/v1/visitors", "/metrics", "/healthz"} <= paths.keys()
+
+
+def test_crossings_dwell_and_presence_are_shown(client: TestClient, store: AwayStore) -> None:
+    """As counters, as a histogram that Prometheus understands, and in the API."""
+    changes = Changes()
+    changes.passages.update(
+        {
+            ("x", "museum", "hall", "in"): 3, ("x", "museum", "hall", "out"): 1,
+            ("d", "museum", "hall", "5"): 2, ("d", "museum", "hall", "inf"): 1, ("t", "museum", "hall", "ms"): 2_007_000,
+        }
+    )  # fmt: skip
+    changes.cameras["hall"] = CameraStatus(camera_id="hall", site="museum", at=NOW - 1, state="running", present=4)
+    store.apply(0, changes, start=Position(1, 1), end=Position(2, 2))
+    shown = client.get("/metrics").text
+    place = 'camera="hall",site="museum"'
+    for line in (
+        'demographics_crossings_total{camera="hall",direction="in",site="museum"} 3.0',
+        'demographics_crossings_total{camera="hall",direction="out",site="museum"} 1.0',
+        'demographics_dwell_seconds_bucket{camera="hall",le="2.0",site="museum"} 0.0',
+        'demographics_dwell_seconds_bucket{camera="hall",le="5.0",site="museum"} 2.0',
+        'demographics_dwell_seconds_bucket{camera="hall",le="+Inf",site="museum"} 3.0',
+        f"demographics_dwell_seconds_count{{{place}}} 3.0",
+        f"demographics_dwell_seconds_sum{{{place}}} 2007.0",
+    ):
+        assert line in shown
+    assert client.get("/api/v1/windows").json()["passages"]["hall"] == {
+        "site": "museum", "entries": 3, "exits": 1, "dwell_s": 669.0,
+    }  # fmt: skip
+    cameras = {camera["id"]: camera for camera in client.get("/api/v1/cameras").json()}
+    assert cameras["hall"]["present"] == 4
+    assert cameras["entrance"]["present"] == 0, "it has been silent"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from itertools import pairwise
 
+import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -186,3 +187,31 @@ def test_every_visitor_stands_in_exactly_one_cell(history: tuple[list[Message], 
     for (_, cell), count in model.shown().items():
         by_cell[cell] += count
     assert by_cell == model.totals
+
+
+# ── what passages add up to ───────────────────────────────────────────────────────────────────────────────────────────
+
+
+def passage(track: int, **more: object) -> TrackEnded:
+    """Make the end of a track that crossed a line, or stayed for some time."""
+    return msgspec.structs.replace(ended(track, 0), **more)
+
+
+def test_crossings_and_dwell_are_counted_once_however_often_an_end_is_said() -> None:
+    """Of who came in, who went out and is no visitor, and who turned round."""
+    come, went = passage(1, entries=1, dwell_s=3.5), passage(2, visitor=False, exits=1, dwell_s=2.0)
+    turned = passage(3, entries=1, exits=1, dwell_s=700.0)
+    model = Model()
+    steps = [model.run(come, went, come), model.run(went, turned, turned, come)]
+    added = steps[0].changes.passages + steps[1].changes.passages
+    assert added == {
+        ("x", "default", "hall", "in"): 2, ("x", "default", "hall", "out"): 2,
+        ("d", "default", "hall", "5"): 1, ("d", "default", "hall", "1800"): 1, ("t", "default", "hall", "ms"): 703_500,
+    }  # fmt: skip
+    assert sum(model.totals.values()) == 2, "who went out is no visitor"
+    assert not [item for step in steps for item in step.closed if item.track.track_id == 2]
+
+
+def test_an_end_without_dwell_says_nothing_of_it() -> None:
+    """Records of an older ingest have none."""
+    assert not Model().run(ended(1, 0)).changes.passages

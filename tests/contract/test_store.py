@@ -273,3 +273,25 @@ def test_a_server_that_comes_back_is_used_again(topic_prefix: str, tmp_path_fact
         assert store.load(0).position == Position(1, 1)
         assert store.apply(0, counted((NOW, MAN)), start=Position(1, 1), end=Position(2, 2))
         store.close()
+
+
+def test_what_passages_add_up_to_is_kept_by_camera(make_store: MakeStore) -> None:
+    """Crossings and dwell, over all partitions, beside the visitors and not among them."""
+    store = make_store()
+    for partition, camera in enumerate(("hall", "door", "hall")):
+        changes = counted((NOW, MAN))
+        changes.totals[MAN] += 1
+        changes.passages.update(
+            {
+                ("x", "museum", camera, "in"): 2, ("x", "museum", camera, "out"): 1,
+                ("d", "museum", camera, "5"): 1, ("d", "museum", camera, "inf"): 1, ("t", "museum", camera, "ms"): 2_003_500,
+            }
+        )  # fmt: skip
+        assert store.apply(partition, changes, start=None, end=Position(1, 1))
+    shown = make_store().snapshot(NOW, WINDOWS)
+    hall, door = (shown.passages[Place("museum", camera)] for camera in ("hall", "door"))
+    assert (hall.entries, hall.exits, round(hall.dwell_s, 3)) == (4, 2, 4007.0)
+    assert hall.dwell == {"5": 2, "inf": 2}
+    assert (door.entries, door.exits) == (2, 1)
+    assert set(shown.totals) == {Place("museum", "hall")}
+    assert sum(shown.totals[Place("museum", "hall")].people.values()) == 3

@@ -18,10 +18,10 @@ from hypothesis import strategies as st
 from demo.clip import Clip
 from demo.rtsp_server import RtspServer
 from ingest.av_source import AvSource
-from ingest.camera import CameraLoop
+from ingest.camera import MOST_LEFT_BEHIND, CameraLoop
 from ingest.detector import Detector, FaceBox
 from ingest.outbox import SharedProducer
-from ingest.source import Source
+from ingest.source import Frame, Source
 from ingest.yunet_detector import YunetDetector
 from pipeline import telemetry as metrics
 from pipeline.bus import FACE_CROPS, PREDICTIONS
@@ -159,6 +159,145 @@ def test_a_lost_camera_is_connected_to_again_and_whoever_was_in_view_has_left(re
     ]
     assert first.closed
     assert second.closed
+
+
+def test_who_is_there_before_and_after_a_short_loss_is_one_visitor(recipe: CropRecipe) -> None:
+    """A camera that reconnects counts nobody twice: the track goes on, and its crops count on."""
+    # looks  [0 ── 9] lost for 4 s [0 ── 9] lost
+    stands = lambda n: [face_at(300 + n % 2)]  # noqa: E731
+    said = Rig(recipe, live(*range(10)), live(*range(10), start=1e9 + 5), faces=stands).run()
+    (end,) = said.ends
+    assert (end.first_seen, end.last_seen) == (1e9, 1e9 + 5 + 9 / 8)
+    assert [m.sequence for m in said.passages if isinstance(m, FaceCrop)] == list(range(end.crops))
+
+
+def test_who_comes_after_a_loss_at_another_place_is_somebody_else(recipe: CropRecipe) -> None:
+    """One left while nobody looked, another came: two visitors, with ids of their own."""
+    before, after = live(*range(10)), live(*range(100, 110), start=1e9 + 3 - 100 / 8)
+    said = Rig(recipe, before, after, faces=lambda n: [face_at(300 if n < 50 else 80)]).run()
+    first, second = said.ends
+    assert first.last_seen < second.first_seen
+    assert first.track_id != second.track_id
+
+
+def test_who_is_waited_for_in_vain_is_told_of_while_the_camera_is_away(recipe: CropRecipe) -> None:
+    """The end of a passage does not wait until the camera is back."""
+    away = [SourceUnreachable("no answer")] * 30
+    settings = IngestSettings(max_backoff_s=0.001, reconnect_bridge_s=0.0)
+    rig = Rig(recipe, live(*range(10)), *away, faces=lambda _: [face_at(300)], settings=settings)
+    ended: list[int] = []
+    connect = rig._connect
+
+    def counting(described: Camera) -> Source:
+        ended.append(rig.loop.state.tracks)
+        return connect(described)
+
+    rig.loop._connect = counting
+    rig.stop = threading.Event()
+    rig.run()
+    assert ended[0] == 0
+    assert ended[-1] == 1
+
+
+@pytest.mark.parametrize("hangs", ["opening", "reading"])
+def test_a_connection_that_hangs_is_given_up_from_outside(recipe: CropRecipe, hangs: str) -> None:
+    """Whatever the library does in its thread: the camera is `stalled`, and connected to anew; the thread is let go later."""
+    release = threading.Event()
+
+    class Hanging:
+        live = True
+        closed = False
+
+        def __init__(self) -> None:
+            if hangs == "opening":
+                release.wait(PATIENCE_S)
+
+        def frames(self) -> Iterator[Frame]:
+            release.wait(PATIENCE_S)
+            yield from ()
+
+        def close(self) -> None:
+            self.closed = True
+
+    settings = IngestSettings(max_backoff_s=0.001, open_timeout_s=0.01, stall_timeout_s=0.1)
+    rig = Rig(recipe, settings=settings)
+    tries = iter([True, False])
+    connect = rig._connect
+    rig.loop._connect = lambda camera: Hanging() if next(tries, False) else connect(camera)
+    said = rig.run()
+    told = next(status for status in said.states if status.state != "connecting")
+    assert told.state == "stalled"
+    assert "door" in told.reason
+    release.set()
+    for thread in rig.loop._left_behind:
+        thread.join(PATIENCE_S)
+        assert not thread.is_alive()
+
+
+def test_a_camera_whose_connections_all_hang_does_not_fill_the_machine_with_them(recipe: CropRecipe) -> None:
+    """A few threads, and then none more; the state says what to do."""
+    release = threading.Event()
+    opened = []
+
+    def hang(_: Camera) -> Source:
+        opened.append(1)
+        release.wait(PATIENCE_S)
+        raise SourceLost("at last")
+
+    settings = IngestSettings(max_backoff_s=0.001, open_timeout_s=0.01)
+    rig = Rig(recipe, settings=settings)
+    rig.loop._connect = hang
+    pauses: list[float] = []
+
+    def wait(seconds: float, stop: threading.Event) -> None:
+        pauses.append(seconds)
+        if len(pauses) > 8:
+            stop.set()
+
+    rig.loop._wait = wait  # type: ignore[method-assign]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("ingest.source.OPEN_GRACE_S", 0.01)
+        said = rig.run()
+    release.set()
+    assert len(opened) == MOST_LEFT_BEHIND
+    assert "restart this worker" in said.states[-1].reason
+
+
+def test_a_camera_that_floods_is_a_fault(recipe: CropRecipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A burst without end is no camera: connected to anew, with its reason."""
+    monkeypatch.setattr("ingest.source._GRACE_S", 0.0)
+
+    class Flood:
+        live = True
+
+        def frames(self) -> Iterator[Frame]:
+            for n in range(100_000):
+                yield Frame(1e9 + n / 1000, lambda: np.zeros((96, 128, 3), np.uint8))
+
+        def close(self) -> None:
+            """Nothing."""
+
+    rig = Rig(recipe, settings=IngestSettings(max_backoff_s=0.001, max_fps=50), faces=lambda _: ())
+    floods = iter([Flood()])
+    connect = rig._connect
+    rig.loop._connect = lambda camera: next(floods, None) or connect(camera)
+    said = rig.run()
+    assert "too_fast" in [status.state for status in said.states]
+    assert rig.metric(metrics.CONNECTS_FAILED, reason="too_fast") == 1
+
+
+def test_a_camera_that_refuses_is_asked_less_and_less_often(
+    recipe: CropRecipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Many cameras lock an account after some attempts; one that is merely away is tried often."""
+    pauses: list[float] = []
+    monkeypatch.setattr(CameraLoop, "_wait", lambda _self, seconds, _stop: pauses.append(seconds))
+    settings = IngestSettings(max_backoff_s=4, refused_backoff_s=60)
+    Rig(recipe, *[SourceRefused("no")] * 9, settings=settings).run()
+    assert pauses[8] >= 30
+    pauses.clear()
+    Rig(recipe, *[SourceUnreachable("away")] * 9, settings=settings).run()
+    assert max(pauses) <= 4
 
 
 def test_connections_are_counted(recipe: CropRecipe) -> None:

@@ -52,7 +52,7 @@ class Tally:
     def __init__(self) -> None:
         self.feed = Feed()
         self.arrived = self.dropped = 0
-        self.newest = NewestWins(self.feed, on_frame=self._arrive, on_drop=self._drop)
+        self.newest = NewestWins(lambda: self.feed, on_frame=self._arrive, on_drop=self._drop)
         self.frames = self.newest.frames()
 
     def _arrive(self) -> None:
@@ -126,7 +126,7 @@ def test_its_thread_ends_with_the_reader() -> None:
     tally.frames.close()  # type: ignore[attr-defined]  # it is a generator
     tally.feed.tell(2)
     assert tally.feed.released.wait(PATIENCE_S)
-    thread = tally.newest._thread
+    thread = tally.newest.thread
     thread.join(PATIENCE_S)
     assert not thread.is_alive()
 
@@ -140,8 +140,8 @@ def test_its_thread_ends_with_the_source() -> None:
             list(tally.frames)
         except SourceLost:
             assert last is not None
-        tally.newest._thread.join(PATIENCE_S)
-        assert not tally.newest._thread.is_alive()
+        tally.newest.thread.join(PATIENCE_S)
+        assert not tally.newest.thread.is_alive()
 
 
 @given(st.integers(0, 300), st.integers(1, 7))

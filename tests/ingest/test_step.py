@@ -15,8 +15,7 @@ from numpy.typing import NDArray
 from ingest.camera import RecipeCutter
 from ingest.detector import FaceBox, Image
 from ingest.selection import SelectionConfig
-from ingest.step import Identity, Look, View, close_view, look, open_view
-from ingest.tracker import TrackerConfig
+from ingest.step import Identity, Look, View, ViewConfig, close_view, look, open_view
 from pipeline.errors import InvalidMessage
 from pipeline.manifest import CropRecipe
 from pipeline.messages import FaceCrop, TrackEnded, decode, encode, headers
@@ -48,7 +47,7 @@ class PlainCutter:
 def new_view(**selection: float) -> View:
     """Open a view whose selection differs from the default by *selection*."""
     config = SelectionConfig(**{"max_crops": 4, "interval_s": 0.3, **selection})  # type: ignore[arg-type]
-    return open_view(IDENTITY, PlainCutter(), TrackerConfig(), config)
+    return open_view(IDENTITY, PlainCutter(), ViewConfig(selection=config))
 
 
 def run(view: View, looks: Sequence[Sequence[FaceBox]]) -> list[Look]:
@@ -88,7 +87,7 @@ def test_nobody_is_told_of_before_being_a_visitor() -> None:
     view = new_view()
     results = run(view, [[face_at(300)], [face_at(302)], *[[]] * 15])
     assert messages(results) == []
-    assert sum(result.unconfirmed for result in results) == 1
+    assert sum(result.rejects["unconfirmed"] for result in results) == 1
     assert sum(result.tracks_ended for result in results) == 0
     assert isinstance(view.cutter, PlainCutter)
     assert view.cutter.encoded == 0
@@ -102,7 +101,7 @@ def test_closing_the_view_ends_everybody() -> None:
     ends = [message for message in results[-1].messages if isinstance(message, TrackEnded)]
     assert [end.last_seen for end in ends] == [EPOCH + 9 * PERIOD_S] * 2
     assert close_view(view).messages == []
-    assert not view.selections
+    assert not view.passages
 
 
 def test_two_connections_never_share_an_id() -> None:
@@ -115,7 +114,7 @@ def test_landmarks_that_are_none_are_passed_over() -> None:
     """A face that cannot be cut counts as below the bar; the track goes on."""
     broken = FaceBox(xyxy=(60, 140, 140, 220), landmarks=np.full((5, 2), 100, np.float32), score=0.95)
     results = run(new_view(), [[face_at(100)] if n != 4 else [broken] for n in range(10)])
-    assert sum(result.below_bar for result in results) == 1
+    assert sum(result.rejects["landmarks"] for result in results) == 1
     assert sum(result.tracks_ended for result in results) == 1
 
 
@@ -125,7 +124,7 @@ def test_a_visitor_without_a_good_look_ends_without_a_crop() -> None:
     (end,) = messages(results)
     assert isinstance(end, TrackEnded)
     assert end.crops == 0
-    assert sum(result.below_bar for result in results) == 10
+    assert sum(result.rejects["quality"] for result in results) == 10
 
 
 def test_nothing_is_kept_of_who_has_gone() -> None:
@@ -134,12 +133,12 @@ def test_nothing_is_kept_of_who_has_gone() -> None:
     for n in range(400):
         present = n % 40 < 12 or n % 40 == 30
         look(view, picture(), [face_at(100 + 20 * (n % 40))] if present else [], EPOCH + n * PERIOD_S)
-        assert len(view.selections) == len(view.tracker.tracks) <= 2
+        assert len(view.passages) == len(view.tracker.tracks) <= 2
 
 
 def test_the_crop_sent_is_the_one_that_was_best(recipe: CropRecipe) -> None:
     """Its time and its quality are those of the picture it was cut from, and its size is the face's there."""
-    view = open_view(IDENTITY, RecipeCutter(recipe), TrackerConfig(), SelectionConfig(max_crops=1))
+    view = open_view(IDENTITY, RecipeCutter(recipe), ViewConfig(selection=SelectionConfig(max_crops=1)))
     sides = [50, 60, 90, 70, 55]
     results = run(view, [[face_at(300, side=side)] for side in sides])
     crop, end = messages(results)
@@ -172,7 +171,7 @@ def test_what_is_said_adds_up(people: list[tuple[int, int, float]], max_crops: i
     said = messages(results)
     tracks = {message.track_id for message in said}
     assert len(tracks) == sum(looks >= 3 for _, looks, _ in people) == sum(result.tracks_ended for result in results)
-    assert sum(result.unconfirmed for result in results) == sum(looks < 3 for _, looks, _ in people)
+    assert sum(result.rejects["unconfirmed"] for result in results) == sum(looks < 3 for _, looks, _ in people)
     for track in tracks:
         *crops, end = (message for message in said if message.track_id == track)
         assert isinstance(end, TrackEnded)

@@ -66,8 +66,8 @@ def test_a_short_occlusion_is_bridged(speed: float) -> None:
 
 def test_a_long_occlusion_gives_two_tracks() -> None:
     """Longer than max_gap_s: who comes then is somebody else, even at the same place."""
-    # looks  [0 ── 7] 8 ... 19 [20 ── 27]   12 looks without anybody: 1.6 s from sight to sight
-    first, second = watch(28, during([*range(8), *range(20, 28)]))[0]
+    # looks  [0 ── 7] 8 ... 23 [24 ── 31]   16 looks without anybody: 2.1 s from sight to sight
+    first, second = watch(32, during([*range(8), *range(24, 32)]))[0]
     assert first.last_seen < second.first_seen
     assert first.number < second.number
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.cameras import cameras_of_sources, check_files, load_cameras
+from pipeline.cameras import Camera, cameras_of_sources, check_files, load_cameras, parse_cameras
 from pipeline.errors import ConfigError
 
 
@@ -123,3 +123,45 @@ def test_files_that_are_not_there_are_all_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as refused:
         check_files(cameras)
     assert len(refused.value.problems) == 2
+
+
+# ── who counts as a visitor ───────────────────────────────────────────────────────────────────────────────────────────
+
+
+def ruled(**rule: object) -> Camera:
+    """Read a camera with a rule from a camera file."""
+    (camera,) = parse_cameras({"cameras": [{"id": "hall", "url": "rtsp://h/1", **rule}]}, "cameras.yaml", {})
+    return camera
+
+
+def test_a_rule_is_read_from_the_camera_file() -> None:
+    """Zone, line, dwell, excluded places, in relative coordinates."""
+    camera = ruled(
+        zone=[[0.1, 0.1], [0.9, 0.1], [0.5, 0.9]],
+        line={"from": [0, 0.6], "to": [1, 0.6], "inside": [0.5, 1], "counts": "both"},
+        min_dwell_s=2,
+        exclude=[[[0, 0], [0.2, 0], [0.2, 0.4]]],
+    )
+    assert camera.zone == ((0.1, 0.1), (0.9, 0.1), (0.5, 0.9))
+    assert camera.line is not None
+    assert (camera.line.start, camera.line.end, camera.line.counts) == ((0, 0.6), (1, 0.6), "both")
+    assert len(camera.exclude) == 1
+
+
+@pytest.mark.parametrize(
+    ("rule", "said"),
+    [
+        ({"zone": [[0, 0], [1, 1]]}, "three corners"),
+        ({"zone": [[0, 0], [0.5, 0.5], [1, 1]]}, "three corners"),
+        ({"zone": [[0, 0], [640, 0], [640, 360]]}, "less than or equal to 1"),
+        ({"line": {"from": [0, 0.5], "to": [0, 0.5], "inside": [1, 1]}}, "same place"),
+        ({"line": {"from": [0, 0.5], "to": [1, 0.5], "inside": [0.3, 0.5]}}, "on the line"),
+        ({"line": {"from": [0, 0.5], "to": [1, 0.5], "inside": [0, 1], "counts": "up"}}, "'in', 'out' or 'both'"),
+        ({"decode": "sometimes"}, "'all' or 'keyframes'"),
+        ({"zones": []}, "did you mean 'zone'"),
+    ],
+)
+def test_a_rule_that_makes_no_sense_is_refused_with_what_to_do(rule: dict[str, object], said: str) -> None:
+    """Before any camera is opened."""
+    with pytest.raises(ConfigError, match=said):
+        ruled(**rule)

@@ -1,0 +1,105 @@
+"""Which pictures are worth a look: bad ones are rejected by reason, and an empty scene in which nothing moves is passed by.
+
+A decoder gives torn pictures as good ones (opencv#28638), a camera sends one picture for ever, somebody switches the light
+off. A face that is searched there is a face that was never there, or one that is lost.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ingest.detector import Image
+
+FRAME_REJECTS: Final = ("corrupt", "dark", "flat", "green", "torn", "repeated")
+
+_STRIDE: Final = 8
+_DARK: Final = 30  # the brightest hundredth of the picture is darker: nobody can be made out
+_FLAT: Final = 2.0  # standard deviation of the brightness
+_GREEN_SHARE: Final = 0.15  # of the picture; what was never decoded is (Y, U, V) = 0, a pure green
+_GREY_SHARE: Final = 0.3  # what a decoder that misses a reference paints: grey to the last bit
+_SMEARED_SHARE: Final = 0.2  # of the rows, all alike: a lost slice is filled downwards from its edge
+
+
+def fault_of(image: Image) -> str:
+    """Name what is wrong with a picture (height, width, 3), one of FRAME_REJECTS, or empty where nothing is."""
+    small = image[::_STRIDE, ::_STRIDE].astype(np.int16)
+    grey = small.mean(2)
+    if float(np.percentile(grey, 99)) < _DARK:
+        return "dark"
+    if float(grey.std()) < _FLAT:
+        return "flat"
+    blue, green, red = small[..., 0], small[..., 1], small[..., 2]
+    if float(((green > 90) & (red < 40) & (blue < 40)).mean()) > _GREEN_SHARE:
+        return "green"
+    undecoded = (np.abs(small - 128) <= 2).all(2)
+    if float(undecoded.mean()) > _GREY_SHARE and float(grey[undecoded].std()) < 1:
+        return "torn"
+    return "torn" if _smeared(image[:, ::_STRIDE]) else ""
+
+
+def _smeared(columns: Image) -> bool:
+    """Tell whether a run of rows, a fifth of the picture, repeats one row that is not plain."""
+    rows = columns.astype(np.int16)
+    alike = (np.diff(rows, axis=0) == 0).all((1, 2))
+    longest = run = 0
+    end = 0
+    for n, same in enumerate(alike.tolist()):
+        run = run + 1 if same else 0
+        if run > longest:
+            longest, end = run, n + 1
+    return longest > _SMEARED_SHARE * len(rows) and float(rows[end].std(0).max()) > 8
+
+
+def reduced(grey: NDArray[np.uint8], width: int = 160) -> NDArray[np.float32]:
+    """Shrink a brightness picture (height, width) to about *width* columns by averaging blocks of a few samples."""
+    factor = max(1, grey.shape[1] // width)
+    step = max(1, factor // 3)
+    sampled = grey[::step, ::step]
+    block = max(1, factor // step)
+    high, wide = sampled.shape[0] // block * block, sampled.shape[1] // block * block
+    blocks = sampled[:high, :wide].reshape(high // block, block, wide // block, block)
+    return np.asarray(blocks.mean((1, 3), dtype=np.float32), np.float32)
+
+
+@dataclass(slots=True)
+class MotionGate:
+    """Tells whether anything in an empty scene has changed. One connection's."""
+
+    least_change: float = 12.0  # of brightness, 0..255
+    least_cells: int = 6  # of 160 x 90: a face of 20 px in a picture of 640
+    learning: float = 0.1
+    _usual: NDArray[np.float32] | None = field(default=None)
+
+    def moved(self, picture: NDArray[np.float32]) -> bool:
+        """Compare a reduced picture with what the scene usually looks like, and learn from it."""
+        if self._usual is None or self._usual.shape != picture.shape:
+            self._usual = picture.copy()
+            return True
+        changed = int((np.abs(picture - self._usual) > self.least_change).sum())
+        if changed > picture.size // 2:  # the light went on: all of it is new
+            self._usual = picture.copy()
+            return True
+        self._usual += self.learning * (picture - self._usual)
+        return changed >= self.least_cells
+
+
+@dataclass(slots=True)
+class FrameGate:
+    """The faults of one connection's pictures, repetition included."""
+
+    _last: NDArray[np.uint8] | None = field(default=None)
+    repeated_since: float | None = None
+
+    def judge(self, image: Image, at: float, *, corrupt: bool = False) -> str:
+        """Name the fault of the picture taken at *at* (seconds since the epoch), or give an empty text."""
+        sample = image[::_STRIDE, ::_STRIDE]
+        same = self._last is not None and self._last.shape == sample.shape and bool((self._last == sample).all())
+        if same:
+            self.repeated_since = at if self.repeated_since is None else self.repeated_since
+            return "repeated"
+        self._last, self.repeated_since = sample.copy(), None
+        return "corrupt" if corrupt else fault_of(image)
