@@ -11,7 +11,7 @@ the all-in-one run. tests/contract/test_bus.py holds both to them:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Final, NamedTuple, Protocol
 
 FACE_CROPS: Final = "face-crops"
@@ -43,6 +43,13 @@ class Record(NamedTuple):
     def topic_partition(self) -> TopicPartition:
         """The log it lies in."""
         return TopicPartition(self.topic, self.partition)
+
+
+class Span(NamedTuple):
+    """What a log holds: the offset of its earliest record, and the one that its next record will have."""
+
+    begin: int
+    end: int
 
 
 class TopicSpec(NamedTuple):
@@ -87,6 +94,12 @@ class Consumer(Protocol):
 
     def commit(self, offsets: Mapping[TopicPartition, int]) -> None:
         """Say that everything below these offsets is done with. A lost partition is passed over. Raises TransportError."""
+
+    def begin_again(self, partitions: Collection[TopicPartition]) -> None:
+        """Have the next `poll` ask `start_at` for these partitions, and read them from there, as if they were newly assigned."""
+
+    def span(self, partition: TopicPartition) -> Span:
+        """Ask what a log holds. Raises TransportError."""
 
     def assignment(self) -> frozenset[TopicPartition]:
         """Name the partitions that are this consumer's now."""

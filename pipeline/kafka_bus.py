@@ -19,7 +19,7 @@ import itertools
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import partial
 from math import ceil
 from typing import Any, Final, TypeVar
@@ -44,7 +44,7 @@ from kafka.net.compat import KafkaNetClient
 from kafka.net.inet import KafkaNetSocket
 from kafka.structs import OffsetAndMetadata
 
-from pipeline.bus import Headers, Record, StartAt, TopicPartition, TopicSpec
+from pipeline.bus import Headers, Record, Span, StartAt, TopicPartition, TopicSpec
 from pipeline.errors import ConfigError, TransportError
 
 logging.getLogger("kafka").setLevel(logging.WARNING)
@@ -384,6 +384,15 @@ class KafkaBusConsumer:
         wanted = {KafkaTopicPartition(*tp): offset for tp, offset in offsets.items()}
         self._commit({tp: offset for tp, offset in wanted.items() if tp in ours})
 
+    def begin_again(self, partitions: Collection[TopicPartition]) -> None:
+        """Have the next poll ask where to read these partitions from."""
+        ours = self._consumer.assignment()
+        self._assignment.ask_again({tp for tp in map(_kafka, partitions) if tp in ours})
+
+    def span(self, partition: TopicPartition) -> Span:
+        """Ask the broker what a log holds."""
+        return _spans(self._consumer, [partition], self._servers, self._timeout_s)[partition]
+
     def assignment(self) -> frozenset[TopicPartition]:
         """Name the partitions that are ours now."""
         return frozenset(TopicPartition(tp.topic, tp.partition) for tp in self._consumer.assignment())
@@ -484,6 +493,20 @@ class KafkaBusConsumer:
     def _raise_if_closed(self) -> None:
         if self.closed:
             raise TransportError("the consumer is closed")
+
+
+def _kafka(partition: TopicPartition) -> KafkaTopicPartition:
+    return KafkaTopicPartition(*partition)
+
+
+def _spans(
+    consumer: Any, partitions: Sequence[TopicPartition], servers: str, timeout_s: float
+) -> dict[TopicPartition, Span]:
+    asked = {tp: _kafka(tp) for tp in partitions}
+    with _errors_name(servers, "asking what a log holds"):
+        begin = consumer.beginning_offsets(list(asked.values()), timeout_ms=int(timeout_s * 1000))
+        end = consumer.end_offsets(list(asked.values()), timeout_ms=int(timeout_s * 1000))
+    return {tp: Span(begin[kafka], end[kafka]) for tp, kafka in asked.items()}
 
 
 def _record(record: Any) -> Record:

@@ -10,12 +10,12 @@ polling for the session time-out loses its partitions to the others, as it would
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from threading import Condition, Lock
 from typing import Final
 from zlib import crc32
 
-from pipeline.bus import Headers, Record, StartAt, TopicPartition, TopicSpec
+from pipeline.bus import Headers, Record, Span, StartAt, TopicPartition, TopicSpec
 from pipeline.errors import TransportError
 
 RECORD_OVERHEAD_BYTES: Final = 256  # the tuple, its bytes objects and the list's slot, about
@@ -259,6 +259,20 @@ class MemoryConsumer:
                     self._group.committed[partition] = offset
             self._topic.trim()
             self._topic.changed.notify_all()
+
+    def begin_again(self, partitions: Collection[TopicPartition]) -> None:
+        """Have the next poll ask where to read these partitions from."""
+        with self._topic.changed:
+            for topic, partition in partitions:
+                if topic == self._topic.spec.name and partition in self._member.positions:
+                    self._member.positions[partition] = None
+
+    def span(self, partition: TopicPartition) -> Span:
+        """Say what a log holds."""
+        with self._topic.changed:
+            self._topic.raise_if_closed()
+            log = self._topic.logs[partition.partition]
+            return Span(log.start, log.end)
 
     def assignment(self) -> frozenset[TopicPartition]:
         """Name the partitions that are ours now."""

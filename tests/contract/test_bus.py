@@ -300,6 +300,29 @@ def test_start_at_is_asked_again_for_a_partition_that_comes_back(bus: Bus, topic
     assert len(asked) == 2
 
 
+def test_a_partition_that_is_begun_again_is_read_from_where_start_at_says(bus: Bus, wide_topic: str) -> None:
+    """The sink has lost its latest steps: the consumer goes back there, and nobody else's records come twice."""
+    send(bus, wide_topic, numbered(40), keys=20)
+    starts: dict[int, int] = {}
+    consumer = bus.consumer(wide_topic, group="g", start_at=lambda tp: starts.get(tp.partition, 0))
+    first = read(consumer, 40)
+    back = first[-1].topic_partition
+    expected = [(r.topic_partition, r.offset) for r in first if r.topic_partition == back and r.offset >= 2]
+    starts[back.partition] = 2
+    consumer.begin_again([back, TopicPartition(wide_topic, 99), TopicPartition("another", 0)])
+    assert [(r.topic_partition, r.offset) for r in read(consumer, len(expected))] == expected
+    assert list(consumer.poll(0.3, 10)) == []
+
+
+def test_the_span_of_a_log_is_what_it_holds(bus: Bus, wide_topic: str) -> None:
+    """From its earliest record to the one that comes next."""
+    consumer = bus.consumer(wide_topic, group="g")
+    assert consumer.span(TopicPartition(wide_topic, 0)) == (0, 0)
+    send(bus, wide_topic, numbered(40), keys=1)
+    (where,) = {record.topic_partition for record in read(consumer, 40)}
+    assert consumer.span(where) == (0, 40)
+
+
 def test_a_start_at_that_fails_is_asked_again_and_nothing_is_lost(bus: Bus, wide_topic: str) -> None:
     """Redis may be away at the moment of a rebalance."""
     send(bus, wide_topic, numbered(20), keys=20)
