@@ -11,7 +11,7 @@ the all-in-one run. tests/contract/test_bus.py holds both to them:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Final, NamedTuple, Protocol
 
 FACE_CROPS: Final = "face-crops"
@@ -111,6 +111,22 @@ class Consumer(Protocol):
         """Leave the group. Never raises."""
 
 
+class Reader(Protocol):
+    """Looks into one topic beside its groups: nothing is joined, nothing committed. One thread owns it."""
+
+    def spans(self) -> Mapping[TopicPartition, Span]:
+        """Say what each log of the topic holds. Raises TransportError."""
+
+    def since(self, at: float) -> Mapping[TopicPartition, int]:
+        """Give each log's first offset that was taken at *at* (seconds since the epoch) or later. Raises TransportError."""
+
+    def read(self, partition: TopicPartition, begin: int, end: int) -> Iterator[Record]:
+        """Give the records of one log from offset *begin* to before *end*, as far as it has them. Raises TransportError."""
+
+    def close(self) -> None:
+        """Let go. Never raises."""
+
+
 class Bus(Protocol):
     """A way to the logs."""
 
@@ -128,6 +144,9 @@ class Bus(Protocol):
         *member* makes membership static: a restart within the session time-out gets the same partitions back; so its
         partitions wait that long when it does not come back. Raises TransportError, also for a topic that is missing.
         """
+
+    def reader(self, topic: str) -> Reader:
+        """Look into *topic*. Raises TransportError, also for a topic that is missing."""
 
     def close(self) -> None:
         """Let go of everything. Never raises."""

@@ -10,7 +10,7 @@ polling for the session time-out loses its partitions to the others, as it would
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from threading import Condition, Lock
 from typing import Final
 from zlib import crc32
@@ -334,6 +334,44 @@ class MemoryConsumer:
             raise TransportError(self._member.gone)
 
 
+class MemoryReader:
+    """Looks into one topic."""
+
+    def __init__(self, topic: _Topic) -> None:
+        self._topic = topic
+
+    def spans(self) -> Mapping[TopicPartition, Span]:
+        """Say what each log holds."""
+        with self._topic.changed:
+            self._topic.raise_if_closed()
+            return {
+                TopicPartition(self._topic.spec.name, partition): Span(log.start, log.end)
+                for partition, log in enumerate(self._topic.logs)
+            }
+
+    def since(self, at: float) -> Mapping[TopicPartition, int]:
+        """Give each log's first offset that was taken at *at* or later."""
+        with self._topic.changed:
+            self._topic.raise_if_closed()
+            return {
+                TopicPartition(self._topic.spec.name, partition): next(
+                    (record.offset for record in log.records if record.timestamp >= at), log.end
+                )
+                for partition, log in enumerate(self._topic.logs)
+            }
+
+    def read(self, partition: TopicPartition, begin: int, end: int) -> Iterator[Record]:
+        """Give the records of one log from *begin* to before *end*, as it is when the first is asked for."""
+        with self._topic.changed:
+            self._topic.raise_if_closed()
+            log = self._topic.logs[partition.partition]
+            records = log.records[max(begin - log.start, 0) : max(end - log.start, 0)]
+        yield from records
+
+    def close(self) -> None:
+        """Let go; nothing is held."""
+
+
 class MemoryBus:
     """Topics in this process's memory, each holding at most *max_topic_bytes*."""
 
@@ -377,6 +415,10 @@ class MemoryBus:
             joined = found.groups.setdefault(group, _Group(len(found.logs)))
         who = _Member(name, static=member is not None)
         return MemoryConsumer(found, joined, who, start_at=start_at, session_timeout_s=self._session_timeout_s)
+
+    def reader(self, topic: str) -> MemoryReader:
+        """Look into *topic*, which must exist."""
+        return MemoryReader(self._topic(topic))
 
     def drained(self, topic: str, group: str) -> bool:
         """Whether *group* has committed everything that was sent to *topic*."""
