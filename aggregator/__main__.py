@@ -36,7 +36,7 @@ def serve(settings: Settings) -> None:
 
         def join() -> AggregatorService:
             bus.ensure_topics(settings.kafka.topics())
-            return AggregatorService(settings, bus, store, telemetry)
+            return AggregatorService(settings, bus, store, telemetry, member=settings.kafka.static_member)
 
         service = startup.wait_for("Kafka", join)
         if service is None:

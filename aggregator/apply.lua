@@ -1,8 +1,8 @@
 -- Apply one step to one partition: the counts and the position they came from move together, or not at all.
 --
--- KEYS  1 position   2 tracks   3 totals   4 cameras   5.. one hash per bucket
--- ARGV  1 start, 2 end ('offset:revision', or '' for none), then five lists, each led by its length in items:
---       tracks to set (field, value), tracks to forget (field), totals (field, amount), cameras (field, value),
+-- KEYS  1 position   2 tracks   3 totals   4 cameras   5 clocks   6.. one hash per bucket
+-- ARGV  1 start, 2 end ('offset:revision', or '' for none), then six lists, each led by its length in items:
+--       tracks to set (field, value), tracks to forget (field), totals (field, amount), cameras (field, value), clocks (field, value),
 --       and for each bucket key, in the order of KEYS: the second at which it expires, and its (field, amount) pairs.
 -- Returns 1 when applied, 0 where the position is not the start.
 local held = redis.call('GET', KEYS[1]) or ''
@@ -30,7 +30,11 @@ for _ = 1, tonumber(take()) do
   local field = take()
   redis.call('HSET', KEYS[4], field, take())
 end
-for key = 5, #KEYS do
+for _ = 1, tonumber(take()) do
+  local field = take()
+  redis.call('HSET', KEYS[5], field, take())
+end
+for key = 6, #KEYS do
   local expires = take()
   for _ = 1, tonumber(take()) do
     local field = take()

@@ -1,7 +1,9 @@
 """The aggregator's side of the worker loop: each partition's records, applied to the store exactly once.
 
-The state of a partition is held in memory while it is ours, and loaded again whenever the store says that somebody else has
-applied: two owners in the middle of a rebalance cannot both count.
+A partition's state is held in memory while it is ours. The store's compare is the fence: where it says that its position is
+not the one that we hold, another owner has applied, or the store has lost its latest steps. Either way what we hold is worth
+nothing. It is dropped, and the partition is read again from where the store is: two owners in the middle of a rebalance cannot
+both count, and a store that came back older than it was is filled up from the log.
 """
 
 from __future__ import annotations
@@ -9,21 +11,35 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Final
 
 import structlog
 
-from aggregator.step import Closed, CountingConfig, Step, advance, close_idle
-from aggregator.store import PartitionState, Position, Store
+from aggregator.step import Closed, CountingConfig, Step, Tracks, advance, ends_of
+from aggregator.store import Position, Store
 from pipeline import telemetry as metrics
-from pipeline.bus import Record, TopicPartition
+from pipeline.bus import Record, Span, TopicPartition
 from pipeline.errors import InvalidMessage
-from pipeline.messages import CameraStatus, Message, Prediction, TrackEnded, decode
+from pipeline.messages import CameraStatus, Message, Prediction, TrackEnded, connection_of, decode
 from pipeline.telemetry import Telemetry
 
 log = structlog.get_logger()
 
 IDLE_CHECK_S: Final = 5.0
+MOST_AHEAD_S: Final = (
+    300.0  # of the log's own clock: beyond, one camera's clock would close every track that comes after
+)
+
+
+@dataclass
+class _Held:
+    """One partition while it is ours."""
+
+    position: Position | None  # in the store
+    next: int  # the offset that comes next
+    tracks: Tracks
+    heard: dict[str, float]  # camera -> processing time
 
 
 class CountingHandler:
@@ -36,112 +52,193 @@ class CountingHandler:
         telemetry: Telemetry,
         *,
         dead_letter: Callable[[Record, InvalidMessage], None],
+        publish: Callable[[Sequence[TrackEnded]], None],
+        settle: Callable[[], None] = lambda: None,
         on_closed: Callable[[Sequence[Closed]], None] | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
+        """Set up. *publish* appends ends to the log of predictions, *settle* makes dead letters durable.
+
+        Both may raise TransportError.
+        """
         self._store = store
         self._config = config
         self._telemetry = telemetry
         self._dead_letter = dead_letter
+        self._publish = publish
+        self._settle = settle
         self._on_closed = on_closed
         self._clock = clock
-        self._held: dict[int, PartitionState] = {}
-        self._heard: dict[int, dict[str, float]] = defaultdict(dict)  # partition -> camera -> processing time
+        self._held: dict[int, _Held] = {}
+        self._holes: dict[int, tuple[int, int]] = {}  # partition -> the offsets that were missing the last time
         self._checked = 0.0
 
-    def start_at(self, partition: TopicPartition) -> int | None:
+    def start_at(self, partition: TopicPartition, span: Span) -> int:
         """Say where to read from: after what the counts hold, whatever has been committed."""
-        state = self._held[partition.partition] = self._store.load(partition.partition)
+        number = partition.partition
+        self._held.pop(number, None)
+        state = self._store.load(number)
+        start = self._start(number, state.position, span)
+        tracks = Tracks(state.tracks, state.clocks)
         now = self._clock()
-        self._heard[partition.partition] = {key[0]: now for key in state.tracks}
-        return state.position.offset if state.position else None
+        self._held[number] = _Held(state.position, start, tracks, dict.fromkeys(tracks.waiting(), now))
+        return start
 
-    def handle(self, records: Sequence[Record]) -> None:
-        """Apply the records; returns once the store holds them. Raises TransportError: repeat the call."""
-        by_partition: defaultdict[int, list[Record]] = defaultdict(list)
+    def handle(self, records: Sequence[Record]) -> frozenset[TopicPartition]:
+        """Apply the records; returns once the store holds them. Names the partitions that have to be read again.
+
+        Raises TransportError: repeat the call.
+        """
+        by_partition: defaultdict[TopicPartition, list[Record]] = defaultdict(list)
         for record in records:
-            by_partition[record.partition].append(record)
-        for partition, mine in by_partition.items():
-            self._apply(partition, mine)
+            by_partition[record.topic_partition].append(record)
+        return frozenset(owned for owned, mine in by_partition.items() if not self._apply(owned.partition, mine))
 
-    def idle(self, assignment: frozenset[TopicPartition], lag: Callable[[TopicPartition], int]) -> None:
-        """Close the tracks of cameras that have gone silent, where everything there is has been read."""
+    def idle(
+        self, assignment: frozenset[TopicPartition], lag: Callable[[TopicPartition], int]
+    ) -> frozenset[TopicPartition]:
+        """Now and then, look whether the store still is where we left it, and end the tracks of cameras that have gone silent.
+
+        Names the partitions that have to be read again. Raises TransportError: it is called again.
+        """
         now = self._clock()
         if now - self._checked < IDLE_CHECK_S:
-            return
+            return frozenset()
         self._checked = now
         for gone in self._held.keys() - {owned.partition for owned in assignment}:
             del self._held[gone]
+        moved = self._moved()
         for owned in assignment:
-            state = self._held.get(owned.partition)
-            if state is None or state.position is None or lag(owned):
-                continue
-            heard = self._heard[owned.partition]
-            waiting = {key[0] for key, track in state.tracks.items() if not track.closed}
-            silent = {camera for camera in waiting if now - heard.setdefault(camera, now) > self._config.idle_s}
-            if silent:
-                step = close_idle(state.tracks, silent, self._config)
-                log.info("silent_cameras_closed", cameras=sorted(silent), tracks=len(step.closed))
-                self._commit(owned.partition, state, step, state.position.offset)
-        self._telemetry.set(
-            metrics.OPEN_TRACKS,
-            sum(not track.closed for state in self._held.values() for track in state.tracks.values()),
-        )
+            held = self._held.get(owned.partition)
+            if held is not None and held.position is not None and not lag(owned):
+                self._end_silent(held, now)
+        self._telemetry.set(metrics.OPEN_TRACKS, sum(len(held.tracks.open()) for held in self._held.values()))
+        return frozenset(owned for owned in assignment if owned.partition in moved)
 
-    def _apply(self, partition: int, records: list[Record]) -> None:
-        while True:
-            state = self._held.get(partition)
-            if state is None:
-                state = self._held[partition] = self._store.load(partition)
-            done = state.position.offset if state.position else 0
-            fresh = [record for record in records if record.offset >= done]
-            if not fresh:
-                return
-            messages = self._decode(fresh)
-            step = advance(state.tracks, messages, self._config)
-            if self._commit(partition, state, step, fresh[-1].offset + 1):
-                self._observe(messages, step, len(fresh))
-                return
+    def _start(self, partition: int, position: Position | None, span: Span) -> int:
+        if position is None:
+            if span.begin:  # a store that is new, or has lost its counts, gets what the log still has
+                log.warning("counts_rebuilt_in_part", partition=partition, from_offset=span.begin, missing=span.begin)
+                self._telemetry.add(metrics.MISSING, span.begin)
+            return span.begin
+        if position.offset < span.begin:
+            missing = span.begin - position.offset
+            log.error("records_expired_uncounted", partition=partition, from_offset=position.offset, missing=missing)
+            self._telemetry.add(metrics.MISSING, missing)
+            return span.begin
+        if position.offset > span.end:  # deleted and made again, or cut off: what it holds now has not been counted
+            log.error("log_is_another", partition=partition, applied=position.offset, begin=span.begin, end=span.end)
+            return span.begin
+        return position.offset
 
-    def _commit(self, partition: int, state: PartitionState, step: Step, offset: int) -> bool:
-        end = Position(offset, state.position.revision + 1 if state.position else 1)
-        if not self._store.apply(partition, step.changes, start=state.position, end=end):
-            log.warning("partition_applied_elsewhere", partition=partition, position=state.position)
+    def _moved(self) -> set[int]:
+        """Drop the partitions whose position in the store is not the one that we left, and name them."""
+        positions = self._store.positions(self._held)
+        moved = {partition for partition, held in self._held.items() if held.position != positions[partition]}
+        for partition in moved:
+            log.warning(
+                "store_is_elsewhere",
+                partition=partition,
+                held=self._held[partition].position,
+                store=positions[partition],
+            )
             del self._held[partition]
+        return moved
+
+    def _end_silent(self, held: _Held, now: float) -> None:
+        """Say in the log that the tracks of silent cameras have ended; they are closed when that is read.
+
+        So the counts stay a function of the log, though the silence is one of processing time.
+        """
+        silent = {
+            camera for camera in held.tracks.waiting() if now - held.heard.setdefault(camera, now) > self._config.idle_s
+        }
+        if silent:
+            held.heard.update(dict.fromkeys(silent, now))  # where it fails, the bus is silent, and not the cameras
+            ends = ends_of(held.tracks, silent)
+            self._publish(ends)
+            log.info("silent_cameras_ended", cameras=sorted(silent), tracks=len(ends))
+
+    def _apply(self, partition: int, records: list[Record]) -> bool:
+        """Apply one partition's records; False where it has to be read again."""
+        held = self._held.pop(partition, None)  # and put back once the store has taken the step
+        if held is None:
             return False
-        for key, track in step.changes.tracks.items():
-            if track is None:
-                state.tracks.pop(key, None)
-            else:
-                state.tracks[key] = track
-        self._held[partition] = PartitionState(end, state.tracks)
-        now = self._clock()
-        heard = self._heard[partition]
-        for camera in {key[0] for key in step.changes.tracks} | step.changes.cameras.keys():
-            heard[camera] = now
-        if self._on_closed and step.closed:
-            self._on_closed(step.closed)
-        return True
+        fresh = self._fresh(partition, held, records)
+        if fresh:
+            messages = self._decode(fresh)
+            step = advance(held.tracks, messages, self._config)
+            end = Position(fresh[-1].offset + 1, held.position.revision + 1 if held.position else time.time_ns())
+            if not self._store.apply(partition, step.changes, start=held.position, end=end):
+                log.warning("partition_applied_elsewhere", partition=partition, position=held.position)
+                return False
+            held.position, held.next = end, end.offset
+            self._observe(held, messages, step, len(fresh))
+        if fresh is not None:
+            self._held[partition] = held
+        return fresh is not None
+
+    def _fresh(self, partition: int, held: _Held, records: list[Record]) -> list[Record] | None:
+        """Give the records that come next; None where some are missing before them, unless they were the last time, too."""
+        fresh: list[Record] = []
+        offset = held.next
+        for record in records:
+            if record.offset < offset:
+                continue
+            if record.offset > offset:
+                if self._holes.get(partition) != (offset, record.offset):
+                    self._holes[partition] = (offset, record.offset)
+                    return None
+                log.warning(
+                    "offsets_missing_in_log", partition=partition, offset=offset, missing=record.offset - offset
+                )
+            fresh.append(record)
+            offset = record.offset + 1
+        return fresh
 
     def _decode(self, records: list[Record]) -> list[Message]:
         messages: list[Message] = []
+        letters = 0
         for record in records:
             try:
-                message = decode(record.value, record.headers)
-                if not isinstance(message, (Prediction, TrackEnded, CameraStatus)):
-                    raise InvalidMessage("malformed", f"a {type(message).__name__} is not for this topic")  # noqa: TRY301
+                messages.append(_decode_one(record))
             except InvalidMessage as error:
                 self._dead_letter(record, error)
-            else:
-                messages.append(message)
+                letters += 1
+        if letters:
+            self._settle()  # before the position moves past them
         return messages
 
-    def _observe(self, messages: list[Message], step: Step, records: int) -> None:
+    def _observe(self, held: _Held, messages: list[Message], step: Step, records: int) -> None:
         now = self._clock()
-        self._telemetry.add(metrics.APPLIED, records)
-        self._telemetry.add(metrics.DUPLICATES, step.duplicates)
-        oldest = now - self._config.longest_window_s
-        self._telemetry.add(metrics.LATE, sum(closed.track.first_seen < oldest for closed in step.closed))
         for message in messages:
+            if isinstance(message, (Prediction, TrackEnded, CameraStatus)):
+                held.heard[message.camera_id] = now
             if isinstance(message, Prediction):
                 self._telemetry.observe(metrics.CAPTURE_TO_COUNT, max(0.0, now - message.captured_at))
+        self._telemetry.add(metrics.APPLIED, records)
+        self._telemetry.add(metrics.DUPLICATES, step.duplicates)
+        self._telemetry.add(metrics.TOO_LATE, step.too_late)
+        oldest = now - self._config.longest_window_s
+        self._telemetry.add(metrics.LATE, sum(closed.track.first_seen < oldest for closed in step.closed))
+        if self._on_closed and step.closed:
+            self._on_closed(step.closed)
+
+
+def _decode_one(record: Record) -> Message:
+    """Decode a record of the topic of predictions. Raises InvalidMessage."""
+    message = decode(record.value, record.headers)
+    latest = record.timestamp + MOST_AHEAD_S
+    if isinstance(message, CameraStatus):
+        return message
+    if isinstance(message, Prediction):
+        ahead = max(message.captured_at, message.first_seen) > latest
+    elif isinstance(message, TrackEnded):
+        ahead = max(message.last_seen, message.first_seen) > latest
+    else:
+        raise InvalidMessage("malformed", f"a {type(message).__name__} is not for this topic")
+    if ahead or connection_of(message.track_id) > latest:
+        raise InvalidMessage(
+            "future", f"more than {MOST_AHEAD_S:.0f} s ahead of the log's clock; check the clock of the ingest worker"
+        )
+    return message

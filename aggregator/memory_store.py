@@ -7,7 +7,17 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 
 from aggregator.fields import Bucket, bucket_deltas, passages, tallies, total_deltas
-from aggregator.store import Changes, PartitionState, Place, Position, Snapshot, Tally, TrackKey, TrackState
+from aggregator.store import (
+    CameraClock,
+    Changes,
+    PartitionState,
+    Place,
+    Position,
+    Snapshot,
+    Tally,
+    TrackKey,
+    TrackState,
+)
 from aggregator.windows import Retention, RollingWindow
 from pipeline.messages import CameraStatus
 
@@ -20,6 +30,7 @@ class MemoryStore:
         self._lock = threading.Lock()
         self._positions: dict[int, Position] = {}
         self._tracks: defaultdict[int, dict[TrackKey, TrackState]] = defaultdict(dict)
+        self._clocks: defaultdict[int, dict[str, CameraClock]] = defaultdict(dict)
         self._buckets: defaultdict[Bucket, Counter[str]] = defaultdict(Counter)
         self._totals: Counter[str] = Counter()
         self._cameras: dict[str, CameraStatus] = {}
@@ -27,7 +38,9 @@ class MemoryStore:
     def load(self, partition: int) -> PartitionState:
         """Give what is held of *partition*."""
         with self._lock:
-            return PartitionState(self._positions.get(partition), dict(self._tracks[partition]))
+            return PartitionState(
+                self._positions.get(partition), dict(self._tracks[partition]), dict(self._clocks[partition])
+            )
 
     def apply(self, partition: int, changes: Changes, *, start: Position | None, end: Position) -> bool:
         """Apply *changes* and move the position from *start* to *end*, both or neither."""
@@ -42,9 +55,15 @@ class MemoryStore:
                     self._tracks[partition].pop(key, None)
                 else:
                     self._tracks[partition][key] = state
+            self._clocks[partition].update(changes.clocks)
             self._cameras.update(changes.cameras)
             self._positions[partition] = end
             return True
+
+    def positions(self, partitions: Iterable[int]) -> Mapping[int, Position | None]:
+        """Say how far each of *partitions* has been applied."""
+        with self._lock:
+            return {partition: self._positions.get(partition) for partition in partitions}
 
     def snapshot(self, now: float, windows: Iterable[RollingWindow]) -> Snapshot:
         """Read every count at *now*."""

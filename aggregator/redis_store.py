@@ -5,6 +5,7 @@ Keys, with one hash tag per partition, so that a call touches one slot of a clus
     NS:{P}:position          offset:revision
     NS:{P}:tracks            camera|track -> MessagePack of TrackState
     NS:{P}:totals            field (see fields.py) -> visitors, ever
+    NS:{P}:clocks            camera -> MessagePack of CameraClock
     NS:{P}:cameras           camera -> MessagePack of CameraStatus
     NS:{P}:b:SECONDS:START   field -> visitors; expires
     NS:partitions            set of every P that was ever loaded
@@ -25,7 +26,17 @@ from redis.backoff import ExponentialBackoff
 from redis.retry import Retry
 
 from aggregator.fields import Bucket, bucket_deltas, passages, tallies, total_deltas
-from aggregator.store import Changes, PartitionState, Place, Position, Snapshot, Tally, TrackKey, TrackState
+from aggregator.store import (
+    CameraClock,
+    Changes,
+    PartitionState,
+    Place,
+    Position,
+    Snapshot,
+    Tally,
+    TrackKey,
+    TrackState,
+)
 from aggregator.windows import Retention, RollingWindow
 from pipeline.errors import ConfigError, TransportError
 from pipeline.messages import CameraStatus
@@ -35,6 +46,7 @@ log = structlog.get_logger()
 
 _encode: Final = msgspec.msgpack.Encoder().encode
 _decode_track: Final = msgspec.msgpack.Decoder(TrackState).decode
+_decode_clock: Final = msgspec.msgpack.Decoder(CameraClock).decode
 _decode_camera: Final = msgspec.msgpack.Decoder(CameraStatus).decode
 
 
@@ -81,14 +93,28 @@ class RedisStore:
             reading = self._redis.pipeline(transaction=True)
             reading.get(self._key(partition, "position"))
             reading.hgetall(self._key(partition, "tracks"))
-            position, tracks = reading.execute()
+            reading.hgetall(self._key(partition, "clocks"))
+            position, tracks, clocks = reading.execute()
         states = (_decode_track(value) for value in tracks.values())
-        return PartitionState(_parse(position), {(state.camera_id, state.track_id): state for state in states})
+        return PartitionState(
+            _parse(position),
+            {(state.camera_id, state.track_id): state for state in states},
+            {camera.decode(): _decode_clock(value) for camera, value in clocks.items()},
+        )
+
+    def positions(self, partitions: Iterable[int]) -> Mapping[int, Position | None]:
+        """Say how far each of *partitions* has been applied."""
+        wanted = tuple(partitions)
+        with self._talking():
+            reading = self._redis.pipeline(transaction=False)
+            for partition in wanted:
+                reading.get(self._key(partition, "position"))
+            return dict(zip(wanted, map(_parse, reading.execute()), strict=True))
 
     def apply(self, partition: int, changes: Changes, *, start: Position | None, end: Position) -> bool:
         """Apply *changes* and move the position from *start* to *end*, both or neither."""
         buckets = bucket_deltas(changes, self._retentions)
-        keys = [self._key(partition, name) for name in ("position", "tracks", "totals", "cameras")]
+        keys = [self._key(partition, name) for name in ("position", "tracks", "totals", "cameras", "clocks")]
         keys += [self._bucket(partition, bucket) for bucket in buckets]
         kept = {_field(key): state for key, state in changes.tracks.items() if state is not None}
         forgotten = [_field(key) for key, state in changes.tracks.items() if state is None]
@@ -97,9 +123,10 @@ class RedisStore:
             arguments += (field, _encode(state))
         arguments += (len(forgotten), *forgotten)
         arguments += _counts(total_deltas(changes))
-        arguments.append(len(changes.cameras))
-        for camera, status in changes.cameras.items():
-            arguments += (camera, _encode(status))
+        for said in (changes.cameras, changes.clocks):
+            arguments.append(len(said))
+            for camera, value in said.items():
+                arguments += (camera, _encode(value))
         for bucket, counts in buckets.items():
             arguments += (self._keep[bucket.bucket_s].expires(bucket.start), *_counts(counts))
         with self._talking():

@@ -9,7 +9,8 @@ from aggregator.handler import CountingHandler
 from aggregator.step import Closed, CountingConfig
 from aggregator.store import Store
 from aggregator.windows import RollingWindow, rolling_windows
-from pipeline.bus import PREDICTIONS, Bus, Record
+from pipeline.bus import PREDICTIONS, Bus, Record, TopicPartition
+from pipeline.messages import TrackEnded, encode, headers
 from pipeline.settings import Settings
 from pipeline.telemetry import Telemetry
 from pipeline.worker import DeadLetters, Worker
@@ -17,6 +18,7 @@ from pipeline.worker import DeadLetters, Worker
 GROUP: Final = "aggregator"
 MAX_RECORDS: Final = 2000
 MAX_WAIT_S: Final = 0.05
+FLUSH_S: Final = 30.0
 
 
 def windows_of(settings: Settings) -> tuple[RollingWindow, ...]:
@@ -47,20 +49,32 @@ class AggregatorService:
             ),
             telemetry,
             dead_letter=DeadLetters(self._producer, "aggregator", telemetry),
+            publish=self._publish,
+            settle=self._settle,
             on_closed=on_closed,
         )
-        self._consumer = bus.consumer(PREDICTIONS, group=GROUP, member=member, start_at=self._handler.start_at)
+        self._consumer = bus.consumer(PREDICTIONS, group=GROUP, member=member, start_at=self._start_at)
         self.worker = Worker(self._consumer, self, telemetry, max_records=MAX_RECORDS, max_wait_s=MAX_WAIT_S)
 
-    def handle(self, records: Sequence[Record]) -> None:
-        """Apply the records, and make dead letters durable with them. Raises TransportError."""
-        self._handler.handle(records)
-        self._producer.flush(30.0)
+    def handle(self, records: Sequence[Record]) -> frozenset[TopicPartition]:
+        """Apply the records. Raises TransportError."""
+        return self._handler.handle(records)
 
-    def idle(self) -> None:
-        """Close what nobody will end any more. Raises TransportError."""
+    def idle(self) -> frozenset[TopicPartition]:
+        """End what nobody will end any more. Raises TransportError."""
         lags = self._consumer.lag()
-        self._handler.idle(self._consumer.assignment(), lambda partition: lags.get(partition, 1))
+        return self._handler.idle(self._consumer.assignment(), lambda partition: lags.get(partition, 1))
+
+    def _start_at(self, partition: TopicPartition) -> int:
+        return self._handler.start_at(partition, self._consumer.span(partition))
+
+    def _publish(self, ends: Sequence[TrackEnded]) -> None:
+        for ended in ends:
+            self._producer.send(PREDICTIONS, key=ended.camera_id.encode(), value=encode(ended), headers=headers())
+        self._settle()
+
+    def _settle(self) -> None:
+        self._producer.flush(FLUSH_S)
 
     def close(self) -> None:
         """Leave the group and let go."""

@@ -4,12 +4,15 @@
     the cell          counted   corrected       total + 1
                       as 18-24  to 25-34
 
-Whatever comes again, or after the end, changes nothing.
+Whatever comes again, or after the end, changes nothing. Each message is taken in by itself, in the order of the log, so that
+the counts are a function of the log alone: however it is cut into batches, whoever applies them, however often.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, MutableMapping
+import heapq
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -17,8 +20,8 @@ from msgspec.structs import replace
 
 from aggregator.fields import dwell_bucket
 from aggregator.fusion import Visitor, evidence_of, fuse
-from aggregator.store import Changes, PlaceCell, TrackKey, TrackState
-from pipeline.messages import CameraStatus, Message, Prediction, TrackEnded
+from aggregator.store import CameraClock, Changes, PlaceCell, TrackKey, TrackState
+from pipeline.messages import CameraStatus, Message, Prediction, TrackEnded, connection_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,54 +49,150 @@ class Step:
     changes: Changes = field(default_factory=Changes)
     closed: list[Closed] = field(default_factory=list)
     duplicates: int = 0
+    too_late: int = 0
 
 
-class _Tracks:
-    """The tracks as this step leaves them: what is held, overlaid by what has changed."""
+class Tracks:
+    """The tracks and clocks of one partition as the steps so far leave them.
 
-    def __init__(
-        self, held: Mapping[TrackKey, TrackState], changed: MutableMapping[TrackKey, TrackState | None]
-    ) -> None:
-        self._held = held
-        self._changed = changed
+    `advance` moves it on, so that a step costs what is new in it, not what is remembered. Where a step was not applied, its
+    tracks are worth nothing: load them again.
+    """
+
+    def __init__(self, tracks: Mapping[TrackKey, TrackState], clocks: Mapping[str, CameraClock]) -> None:
+        self.clocks = dict(clocks)
+        self._known: dict[TrackKey, TrackState] = {}
+        self._open: defaultdict[str, dict[int, TrackState]] = defaultdict(dict)
+        self._idle_from: dict[str, float] = {}  # no open track of the camera was heard of last before
+        self._closed: defaultdict[str, list[tuple[float, int]]] = defaultdict(list)  # heaps: last seen, track
+        for state in tracks.values():
+            self.put(state)
+
+    def move(self, camera: str, clock: CameraClock) -> None:
+        """Set a camera's clock."""
+        before = self.clocks.get(camera)
+        self.clocks[camera] = clock
+        if before is not None and clock.connection != before.connection:
+            self._idle_from[camera] = 0.0  # tracks of earlier connections are judged anew
 
     def get(self, key: TrackKey) -> TrackState | None:
-        return self._changed[key] if key in self._changed else self._held.get(key)
+        """Give a track, open or closed, as long as it is remembered."""
+        return self._known.get(key)
 
     def put(self, state: TrackState) -> None:
-        self._changed[(state.camera_id, state.track_id)] = state
+        """Take in a track's new state. What is closed is not put again."""
+        camera, track = state.camera_id, state.track_id
+        self._known[(camera, track)] = state
+        if state.closed:
+            self._open[camera].pop(track, None)
+            heapq.heappush(self._closed[camera], (state.last_seen, track))
+        else:
+            self._open[camera][track] = state
+            self._idle_from[camera] = min(self._idle_from.get(camera, state.last_seen), state.last_seen)
+
+    def open(self, cameras: Collection[str] | None = None) -> list[TrackState]:
+        """List the open tracks, of all cameras or of those named."""
+        wanted = self._open.keys() if cameras is None else [camera for camera in cameras if camera in self._open]
+        return [state for camera in wanted for state in self._open[camera].values()]
+
+    def waiting(self) -> set[str]:
+        """Name the cameras that have open tracks."""
+        return {camera for camera, tracks in self._open.items() if tracks}
+
+    def idle(self, clock: CameraClock, camera: str, idle_s: float) -> list[TrackState]:
+        """List the open tracks that the camera's clock has left behind by more than *idle_s*, oldest first."""
+        if clock.now - self._idle_from.get(camera, clock.now) <= idle_s:
+            return []
+        heard = {track: _heard_last(state, clock) for track, state in self._open[camera].items()}
+        gone = [state for track, state in self._open[camera].items() if clock.now - heard[track] > idle_s]
+        self._idle_from[camera] = min((at for at in heard.values() if clock.now - at <= idle_s), default=clock.now)
+        return sorted(gone, key=lambda state: (state.last_seen, state.track_id))
+
+    def forget(self, clock: CameraClock, camera: str, remember_s: float) -> Iterator[TrackKey]:
+        """Drop the closed tracks that are too old to be told from new ones, and name them."""
+        closed = self._closed[camera]
+        while closed and clock.now - closed[0][0] > remember_s:
+            _, track = heapq.heappop(closed)
+            del self._known[(camera, track)]
+            yield (camera, track)
 
 
-def advance(held: Mapping[TrackKey, TrackState], messages: Iterable[Message], config: CountingConfig) -> Step:
-    """Take in the next *messages* of a partition, in order, on top of the tracks *held*."""
+def _heard_last(state: TrackState, clock: CameraClock) -> float:
+    """Say when a track was heard of last, by the clock of the newest connection."""
+    return state.last_seen if connection_of(state.track_id) >= clock.connection else max(state.last_seen, clock.began)
+
+
+def advance(tracks: Tracks, messages: Iterable[Message], config: CountingConfig) -> Step:
+    """Take in the next *messages* of a partition, in order; moves *tracks* on."""
     step = Step()
-    tracks = _Tracks(held, step.changes.tracks)
-    clocks: dict[str, float] = {}
     for message in messages:
-        if isinstance(message, Prediction):
-            clocks[message.camera_id] = max(clocks.get(message.camera_id, 0.0), message.captured_at)
-            _hear(step, tracks, message, config)
-        elif isinstance(message, TrackEnded):
-            clocks[message.camera_id] = max(clocks.get(message.camera_id, 0.0), message.last_seen)
-            _end(step, tracks, message, config)
-        elif isinstance(message, CameraStatus):
+        if isinstance(message, CameraStatus):
             step.changes.cameras[message.camera_id] = message
-    _tidy(step, tracks, {*held, *step.changes.tracks}, clocks, config)
+        elif isinstance(message, Prediction):
+            _take_in(step, tracks, message, message.captured_at, config)
+        elif isinstance(message, TrackEnded):
+            _take_in(step, tracks, message, message.last_seen, config)
     return step
 
 
-def close_idle(held: Mapping[TrackKey, TrackState], silent: Iterable[str], config: CountingConfig) -> Step:
-    """Close the open tracks of cameras that have gone *silent*: nobody will say that they ended."""
-    step = Step()
-    tracks, gone = _Tracks(held, step.changes.tracks), set(silent)
-    for state in held.values():
-        if not state.closed and state.camera_id in gone:
-            _close(step, tracks, state, config)
-    return step
+def ends_of(tracks: Tracks, silent: Collection[str]) -> list[TrackEnded]:
+    """Say the ends that cameras which have gone *silent* will not say. They count once they have been through the log."""
+    return [
+        TrackEnded(
+            camera_id=state.camera_id,
+            site=state.site,
+            track_id=state.track_id,
+            first_seen=state.first_seen,
+            last_seen=state.last_seen,
+            crops=len(state.evidence),
+        )
+        for state in tracks.open(silent)
+    ]
 
 
-def _hear(step: Step, tracks: _Tracks, prediction: Prediction, config: CountingConfig) -> None:
-    state = tracks.get((prediction.camera_id, prediction.track_id)) or TrackState(
+def _take_in(step: Step, tracks: Tracks, message: Prediction | TrackEnded, at: float, config: CountingConfig) -> None:
+    camera = message.camera_id
+    clock = _moved(tracks.clocks.get(camera), connection_of(message.track_id), at)
+    if clock is not tracks.clocks.get(camera):
+        tracks.move(camera, clock)
+        step.changes.clocks[camera] = clock
+    state = tracks.get((camera, message.track_id))
+    if state is None and _is_forgotten(message, clock, at, config):
+        step.too_late += 1
+    elif isinstance(message, Prediction):
+        _hear(step, tracks, state, message, config)
+    else:
+        _end(step, tracks, state, message, config)
+    for idle in tracks.idle(clock, camera, config.idle_s):
+        _close(step, tracks, idle, config)
+    for key in tracks.forget(clock, camera, config.remember_s):
+        step.changes.tracks[key] = None
+
+
+def _moved(clock: CameraClock | None, connection: int, at: float) -> CameraClock:
+    """Give the camera's clock after an event of *connection* at *at*."""
+    if clock is None:
+        return CameraClock(connection, at, at)
+    if connection > clock.connection:
+        return CameraClock(connection, at, at, max(clock.now, clock.before))
+    if connection == clock.connection and at > clock.now:
+        return replace(clock, now=at)
+    return clock
+
+
+def _is_forgotten(message: Prediction | TrackEnded, clock: CameraClock, at: float, config: CountingConfig) -> bool:
+    """Tell whether an unknown track may be one that was counted and forgotten: it is not counted then.
+
+    The first thing that is ever said of a track is judged by its own time, whatever comes later by the track's first sight:
+    a track is forgotten only when all that was said of it is too old by this rule.
+    """
+    first_word = message.sequence == 0 if isinstance(message, Prediction) else message.crops == 0
+    now = clock.now if connection_of(message.track_id) == clock.connection else max(clock.now, clock.before)
+    return now - (at if first_word else message.first_seen) > config.remember_s
+
+
+def _hear(step: Step, tracks: Tracks, state: TrackState | None, prediction: Prediction, config: CountingConfig) -> None:
+    state = state or TrackState(
         prediction.site, prediction.camera_id, prediction.track_id, prediction.first_seen, prediction.captured_at
     )
     if state.closed or any(item.sequence == prediction.sequence for item in state.evidence):
@@ -103,13 +202,11 @@ def _hear(step: Step, tracks: _Tracks, prediction: Prediction, config: CountingC
     state = replace(state, evidence=evidence, last_seen=max(state.last_seen, prediction.captured_at))
     if len(evidence) >= config.enough_crops:
         state = _recount(step, state, fuse(evidence, config.least_evidence))
-    tracks.put(state)
+    _put(step, tracks, state)
 
 
-def _end(step: Step, tracks: _Tracks, ended: TrackEnded, config: CountingConfig) -> None:
-    state = tracks.get((ended.camera_id, ended.track_id)) or TrackState(
-        ended.site, ended.camera_id, ended.track_id, ended.first_seen, ended.last_seen
-    )
+def _end(step: Step, tracks: Tracks, state: TrackState | None, ended: TrackEnded, config: CountingConfig) -> None:
+    state = state or TrackState(ended.site, ended.camera_id, ended.track_id, ended.first_seen, ended.last_seen)
     if state.closed:
         step.duplicates += 1
         return
@@ -132,12 +229,17 @@ def _add_passage(step: Step, ended: TrackEnded) -> None:
         step.changes.passages[("t", *place, "ms")] += round(1000 * ended.dwell_s)
 
 
-def _close(step: Step, tracks: _Tracks, state: TrackState, config: CountingConfig) -> None:
+def _close(step: Step, tracks: Tracks, state: TrackState, config: CountingConfig) -> None:
     visitor = fuse(state.evidence, config.least_evidence)
     state = _recount(step, state, visitor)
     step.changes.totals[PlaceCell(state.site, state.camera_id, visitor.cell)] += 1
     step.closed.append(Closed(state, visitor))
-    tracks.put(replace(state, evidence=(), closed=True))
+    _put(step, tracks, replace(state, evidence=(), closed=True))
+
+
+def _put(step: Step, tracks: Tracks, state: TrackState) -> None:
+    tracks.put(state)
+    step.changes.tracks[(state.camera_id, state.track_id)] = state
 
 
 def _recount(step: Step, state: TrackState, visitor: Visitor) -> TrackState:
@@ -149,19 +251,3 @@ def _recount(step: Step, state: TrackState, visitor: Visitor) -> TrackState:
         counted[(state.first_seen, PlaceCell(state.site, state.camera_id, state.counted))] -= 1
     counted[(state.first_seen, PlaceCell(state.site, state.camera_id, visitor.cell))] += 1
     return replace(state, counted=visitor.cell)
-
-
-def _tidy(
-    step: Step, tracks: _Tracks, keys: Iterable[TrackKey], clocks: Mapping[str, float], config: CountingConfig
-) -> None:
-    """Close what the camera's own later evidence has left behind, and forget what nobody will repeat any more."""
-    if not clocks:
-        return
-    for key in sorted(keys):
-        state, clock = tracks.get(key), clocks.get(key[0])
-        if state is None or clock is None:
-            continue
-        if not state.closed and clock - state.last_seen > config.idle_s:
-            _close(step, tracks, state, config)
-        elif state.closed and clock - state.last_seen > config.remember_s:
-            step.changes.tracks[key] = None

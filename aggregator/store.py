@@ -47,6 +47,19 @@ class TrackState(Struct, frozen=True, array_like=True):
 TrackKey = tuple[str, int]
 
 
+class CameraClock(Struct, frozen=True, array_like=True):
+    """How far a camera's evidence has come, in event time: what is idle and what is too old is judged by it.
+
+    A new connection anchors its clock anew, and a film that is read again begins before it ended: so each connection has its
+    own time, and tracks of an earlier one are judged by what the newest has reached since it began.
+    """
+
+    connection: int  # the newest; see pipeline.messages.connection_of
+    began: float  # its first event
+    now: float  # its latest
+    before: float = 0.0  # the latest of all earlier connections
+
+
 class PlaceCell(NamedTuple):
     """Where and what."""
 
@@ -74,6 +87,7 @@ class Changes:
     """What ended passages add up to besides: (kind, site, camera, label), as fields.py writes it down; never negative."""
     tracks: dict[TrackKey, TrackState | None] = field(default_factory=dict)
     """New states; None forgets."""
+    clocks: dict[str, CameraClock] = field(default_factory=dict)
     cameras: dict[str, CameraStatus] = field(default_factory=dict)
 
 
@@ -82,6 +96,7 @@ class PartitionState(NamedTuple):
 
     position: Position | None
     tracks: dict[TrackKey, TrackState]
+    clocks: dict[str, CameraClock]
 
 
 class Tally(NamedTuple):
@@ -122,6 +137,9 @@ class Store(Protocol):
 
         False where the position is not *start*: somebody else has applied; load again.
         """
+
+    def positions(self, partitions: Iterable[int]) -> Mapping[int, Position | None]:
+        """Say how far each of *partitions* has been applied."""
 
     def snapshot(self, now: float, windows: Iterable[RollingWindow]) -> Snapshot:
         """Read every count, over all partitions, at *now* (seconds since the epoch)."""

@@ -28,7 +28,9 @@ def serve(settings: Settings) -> None:
 
         def join() -> InferenceService:
             bus.ensure_topics(settings.kafka.topics())
-            return InferenceService(settings, bus, predictor, predictor.manifest, telemetry)
+            return InferenceService(
+                settings, bus, predictor, predictor.manifest, telemetry, member=settings.kafka.static_member
+            )
 
         service = startup.wait_for("Kafka", join)
         if service is None:

@@ -13,7 +13,7 @@ from inference.predictor import Predictor
 from inference.step import Face, predict
 from pipeline import telemetry as metrics
 from pipeline.attributes import Attribute
-from pipeline.bus import PREDICTIONS, Producer, Record
+from pipeline.bus import PREDICTIONS, Producer, Record, TopicPartition
 from pipeline.errors import InvalidMessage
 from pipeline.manifest import Manifest
 from pipeline.messages import FaceCrop, TrackEnded, decode, encode, headers
@@ -46,7 +46,7 @@ class InferenceHandler:
         self._dead_letter = dead_letter
         self._pool = ThreadPoolExecutor(decoders, thread_name_prefix="jpeg")
 
-    def handle(self, records: Sequence[Record]) -> None:
+    def handle(self, records: Sequence[Record]) -> tuple[TopicPartition, ...]:
         """Publish what the records say; returns once every prediction is acknowledged. Raises TransportError."""
         items: list[Face | TrackEnded] = []
         for record, item in zip(records, self._pool.map(self._decode, records), strict=True):
@@ -65,9 +65,11 @@ class InferenceHandler:
             self._producer.send(PREDICTIONS, key=message.camera_id.encode(), value=encode(message), headers=headers())
         self._producer.flush(FLUSH_S)
         self._telemetry.add(metrics.PREDICTIONS_TOTAL, faces)
+        return ()
 
-    def idle(self) -> None:
+    def idle(self) -> tuple[TopicPartition, ...]:
         """Do nothing: time asks nothing of inference."""
+        return ()
 
     def close(self) -> None:
         """Let go of the decoders."""

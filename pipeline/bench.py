@@ -28,7 +28,7 @@ from inference.pixels import decode_crop
 from inference.tensorflow_predictor import TensorFlowPredictor
 from ingest.alignment import align, encode_jpeg
 from ingest.yunet_detector import YunetDetector
-from pipeline.bus import FACE_CROPS, PREDICTIONS, Record, TopicSpec
+from pipeline.bus import FACE_CROPS, PREDICTIONS, Record, Span, TopicPartition, TopicSpec
 from pipeline.embedded_valkey import EmbeddedValkey
 from pipeline.errors import ConfigError
 from pipeline.memory_bus import MemoryBus
@@ -181,13 +181,18 @@ def aggregation(_folder: Path, settings: Settings) -> Iterator[Figure]:
         for round_number in range(ROUNDS):
             store = RedisStore(valkey.url, retentions(windows), namespace=f"bench{round_number}")
             handler = CountingHandler(
-                store, CountingConfig(), Telemetry(("aggregator",)), dead_letter=lambda _record, _error: None
+                store,
+                CountingConfig(),
+                Telemetry(("aggregator",)),
+                dead_letter=lambda _record, _error: None,
+                publish=lambda _ends: None,
             )
             messages = _predictions(20_000)
             records = [
-                Record(PREDICTIONS, 0, offset, b"k", encode(message), headers(), 0.0)
+                Record(PREDICTIONS, 0, offset, b"k", encode(message), headers(), time.time())
                 for offset, message in enumerate(messages)
             ]
+            handler.start_at(TopicPartition(PREDICTIONS, 0), Span(0, len(records)))
             start = time.perf_counter()
             for first in range(0, len(records), 2000):
                 handler.handle(records[first : first + 2000])

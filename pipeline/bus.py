@@ -11,7 +11,7 @@ the all-in-one run. tests/contract/test_bus.py holds both to them:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Final, NamedTuple, Protocol
 
 FACE_CROPS: Final = "face-crops"
@@ -44,6 +44,13 @@ class Record(NamedTuple):
     def topic_partition(self) -> TopicPartition:
         """The log it lies in."""
         return TopicPartition(self.topic, self.partition)
+
+
+class Span(NamedTuple):
+    """What a log holds: the offset of its earliest record, and the one that its next record will have."""
+
+    begin: int
+    end: int
 
 
 class TopicSpec(NamedTuple):
@@ -91,6 +98,12 @@ class Consumer(Protocol):
     def commit(self, offsets: Mapping[TopicPartition, int]) -> None:
         """Say that everything below these offsets is done with. A lost partition is passed over. Raises TransportError."""
 
+    def begin_again(self, partitions: Collection[TopicPartition]) -> None:
+        """Have the next `poll` ask `start_at` for these partitions, and read them from there, as if they were newly assigned."""
+
+    def span(self, partition: TopicPartition) -> Span:
+        """Ask what a log holds. Raises TransportError."""
+
     def assignment(self) -> frozenset[TopicPartition]:
         """Name the partitions that are this consumer's now."""
 
@@ -99,6 +112,22 @@ class Consumer(Protocol):
 
     def close(self) -> None:
         """Leave the group. Never raises."""
+
+
+class Reader(Protocol):
+    """Looks into one topic beside its groups: nothing is joined, nothing committed. One thread owns it."""
+
+    def spans(self) -> Mapping[TopicPartition, Span]:
+        """Say what each log of the topic holds. Raises TransportError."""
+
+    def since(self, at: float) -> Mapping[TopicPartition, int]:
+        """Give each log's first offset that was taken at *at* (seconds since the epoch) or later. Raises TransportError."""
+
+    def read(self, partition: TopicPartition, begin: int, end: int) -> Iterator[Record]:
+        """Give the records of one log from offset *begin* to before *end*, as far as it has them. Raises TransportError."""
+
+    def close(self) -> None:
+        """Let go. Never raises."""
 
 
 class Bus(Protocol):
@@ -118,6 +147,9 @@ class Bus(Protocol):
         *member* makes membership static: a restart within the session time-out gets the same partitions back; so its
         partitions wait that long when it does not come back. Raises TransportError, also for a topic that is missing.
         """
+
+    def reader(self, topic: str) -> Reader:
+        """Look into *topic*. Raises TransportError, also for a topic that is missing."""
 
     def close(self) -> None:
         """Let go of everything. Never raises."""

@@ -47,7 +47,7 @@ class Startup:
 
     def __init__(self, service: str, settings: Settings, telemetry: Telemetry, *, port: int) -> None:
         """Answer on HTTP from the first moment. Raises ConfigError where the port cannot be had."""
-        self.stop = stop_on_signals()
+        self.stop = stop_on_signals(drain_s=settings.drain_s)
         self._service = service
         self._telemetry = telemetry
         self._waiting: str | None = "starting"

@@ -19,7 +19,7 @@ import itertools
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import partial
 from math import ceil
 from typing import Any, Final, TypeVar
@@ -44,7 +44,7 @@ from kafka.net.compat import KafkaNetClient
 from kafka.net.inet import KafkaNetSocket
 from kafka.structs import OffsetAndMetadata
 
-from pipeline.bus import Headers, Record, StartAt, TopicPartition, TopicSpec
+from pipeline.bus import Headers, Record, Span, StartAt, TopicPartition, TopicSpec
 from pipeline.errors import ConfigError, TransportError
 
 logging.getLogger("kafka").setLevel(logging.WARNING)
@@ -385,6 +385,15 @@ class KafkaBusConsumer:
         wanted = {KafkaTopicPartition(*tp): offset for tp, offset in offsets.items()}
         self._commit({tp: offset for tp, offset in wanted.items() if tp in ours})
 
+    def begin_again(self, partitions: Collection[TopicPartition]) -> None:
+        """Have the next poll ask where to read these partitions from."""
+        ours = self._consumer.assignment()
+        self._assignment.ask_again({tp for tp in map(_kafka, partitions) if tp in ours})
+
+    def span(self, partition: TopicPartition) -> Span:
+        """Ask the broker what a log holds."""
+        return _spans(self._consumer, [partition], self._servers, self._timeout_s)[partition]
+
     def assignment(self) -> frozenset[TopicPartition]:
         """Name the partitions that are ours now."""
         return frozenset(TopicPartition(tp.topic, tp.partition) for tp in self._consumer.assignment())
@@ -487,6 +496,20 @@ class KafkaBusConsumer:
             raise TransportError("the consumer is closed")
 
 
+def _kafka(partition: TopicPartition) -> KafkaTopicPartition:
+    return KafkaTopicPartition(*partition)
+
+
+def _spans(
+    consumer: Any, partitions: Sequence[TopicPartition], servers: str, timeout_s: float
+) -> dict[TopicPartition, Span]:
+    asked = {tp: _kafka(tp) for tp in partitions}
+    with _errors_name(servers, "asking what a log holds"):
+        begin = consumer.beginning_offsets(list(asked.values()), timeout_ms=int(timeout_s * 1000))
+        end = consumer.end_offsets(list(asked.values()), timeout_ms=int(timeout_s * 1000))
+    return {tp: Span(begin[kafka], end[kafka]) for tp, kafka in asked.items()}
+
+
 def _record(record: Any) -> Record:
     return Record(
         record.topic,
@@ -499,7 +522,68 @@ def _record(record: Any) -> Record:
     )
 
 
-_Opened = TypeVar("_Opened", KafkaBusProducer, KafkaBusConsumer)
+class KafkaBusReader:
+    """Looks into one topic, with no group."""
+
+    def __init__(self, consumer: Any, topic: str, *, servers: str, timeout_s: float) -> None:
+        self._consumer = consumer
+        self._topic = topic
+        self._servers = servers
+        self._timeout_s = timeout_s
+        self.closed = False
+
+    def partitions(self) -> list[TopicPartition]:
+        """List the topic's logs; none where there is no such topic."""
+        with _errors_name(self._servers, f"looking for {self._topic}"):
+            return sorted(
+                TopicPartition(self._topic, n) for n in self._consumer.partitions_for_topic(self._topic) or ()
+            )
+
+    def spans(self) -> Mapping[TopicPartition, Span]:
+        """Ask the broker what each log holds."""
+        return _spans(self._consumer, self.partitions(), self._servers, self._timeout_s)
+
+    def since(self, at: float) -> Mapping[TopicPartition, int]:
+        """Ask the broker for each log's first offset that was taken at *at* or later."""
+        spans = self.spans()
+        with _errors_name(self._servers, f"looking for a time in {self._topic}"):
+            found = self._consumer.offsets_for_times(
+                {_kafka(tp): int(at * 1000) for tp in spans}, timeout_ms=int(self._timeout_s * 1000)
+            )
+        return {tp: known.offset if (known := found.get(_kafka(tp))) else span.end for tp, span in spans.items()}
+
+    def read(self, partition: TopicPartition, begin: int, end: int) -> Iterator[Record]:
+        """Give the records of one log from *begin* to before *end*; raises TransportError when nothing comes any more."""
+        kafka, span = _kafka(partition), _spans(self._consumer, [partition], self._servers, self._timeout_s)[partition]
+        at, end = max(begin, span.begin), min(end, span.end)
+        if at >= end:
+            return
+        self._consumer.assign([kafka])
+        self._consumer.seek(kafka, at)
+        give_up = time.monotonic() + self._timeout_s
+        while at < end:
+            with _errors_name(self._servers, f"reading {self._topic}"):
+                fetched = self._consumer.poll(timeout_ms=500)
+                reached = self._consumer.position(kafka, timeout_ms=int(self._timeout_s * 1000))
+            if reached > at:
+                at, give_up = reached, time.monotonic() + self._timeout_s
+            elif time.monotonic() > give_up:
+                raise TransportError(
+                    f"Kafka at {self._servers} gave nothing of {self._topic} for {self._timeout_s:g} s"
+                )
+            for record in fetched.get(kafka, ()):
+                if record.offset < end:
+                    yield _record(record)
+
+    def close(self) -> None:
+        """Let go."""
+        if not self.closed:
+            self.closed = True
+            with contextlib.suppress(Exception):
+                self._consumer.close(autocommit=False, timeout_ms=int(CLOSE_S * 1000))
+
+
+_Opened = TypeVar("_Opened", KafkaBusProducer, KafkaBusConsumer, KafkaBusReader)
 
 
 class KafkaBus:
@@ -546,7 +630,7 @@ class KafkaBus:
             }
         )
         self._lock = threading.Lock()
-        self._opened: list[KafkaBusProducer | KafkaBusConsumer] = []
+        self._opened: list[KafkaBusProducer | KafkaBusConsumer | KafkaBusReader] = []
 
     def ensure_topics(self, topics: Sequence[TopicSpec]) -> None:
         """Create what is missing and wait until it can be used; an existing topic keeps its settings."""
@@ -625,8 +709,32 @@ class KafkaBus:
             raise TransportError(f"there is no topic {topic} at {self._servers}; ensure_topics creates it")
         return made
 
+    def reader(self, topic: str) -> KafkaBusReader:
+        """Look into *topic*; raises TransportError when no broker answers."""
+        with _errors_name(self._servers, "connecting a reader"):
+            consumer = self._clients.make(
+                KafkaConsumer,
+                group_id=None,
+                enable_auto_commit=False,
+                auto_offset_reset="earliest",
+                isolation_level="read_committed",
+                fetch_max_bytes=FETCH_MAX_BYTES,
+                allow_auto_create_topics=False,
+                metrics_enabled=False,
+            )
+        made = self._keep(KafkaBusReader(consumer, topic, servers=self._servers, timeout_s=self._timeout_s))
+        try:
+            known = made.partitions()
+        except TransportError:
+            made.close()
+            raise
+        if not known:
+            made.close()
+            raise TransportError(f"there is no topic {topic} at {self._servers}; ensure_topics creates it")
+        return made
+
     def close(self) -> None:
-        """Close every producer and consumer that was opened here."""
+        """Close every producer, consumer and reader that was opened here."""
         with self._lock:
             opened, self._opened = self._opened, []
         for one in opened:

@@ -10,12 +10,12 @@ polling for the session time-out loses its partitions to the others, as it would
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from threading import Condition, Lock
 from typing import Final
 from zlib import crc32
 
-from pipeline.bus import Headers, Record, StartAt, TopicPartition, TopicSpec
+from pipeline.bus import Headers, Record, Span, StartAt, TopicPartition, TopicSpec
 from pipeline.errors import TransportError
 
 RECORD_OVERHEAD_BYTES: Final = 256  # the tuple, its bytes objects and the list's slot, about
@@ -262,6 +262,20 @@ class MemoryConsumer:
             self._topic.trim()
             self._topic.changed.notify_all()
 
+    def begin_again(self, partitions: Collection[TopicPartition]) -> None:
+        """Have the next poll ask where to read these partitions from."""
+        with self._topic.changed:
+            for topic, partition in partitions:
+                if topic == self._topic.spec.name and partition in self._member.positions:
+                    self._member.positions[partition] = None
+
+    def span(self, partition: TopicPartition) -> Span:
+        """Say what a log holds."""
+        with self._topic.changed:
+            self._topic.raise_if_closed()
+            log = self._topic.logs[partition.partition]
+            return Span(log.start, log.end)
+
     def assignment(self) -> frozenset[TopicPartition]:
         """Name the partitions that are ours now."""
         with self._topic.changed:
@@ -322,6 +336,44 @@ class MemoryConsumer:
             raise TransportError(self._member.gone)
 
 
+class MemoryReader:
+    """Looks into one topic."""
+
+    def __init__(self, topic: _Topic) -> None:
+        self._topic = topic
+
+    def spans(self) -> Mapping[TopicPartition, Span]:
+        """Say what each log holds."""
+        with self._topic.changed:
+            self._topic.raise_if_closed()
+            return {
+                TopicPartition(self._topic.spec.name, partition): Span(log.start, log.end)
+                for partition, log in enumerate(self._topic.logs)
+            }
+
+    def since(self, at: float) -> Mapping[TopicPartition, int]:
+        """Give each log's first offset that was taken at *at* or later."""
+        with self._topic.changed:
+            self._topic.raise_if_closed()
+            return {
+                TopicPartition(self._topic.spec.name, partition): next(
+                    (record.offset for record in log.records if record.timestamp >= at), log.end
+                )
+                for partition, log in enumerate(self._topic.logs)
+            }
+
+    def read(self, partition: TopicPartition, begin: int, end: int) -> Iterator[Record]:
+        """Give the records of one log from *begin* to before *end*, as it is when the first is asked for."""
+        with self._topic.changed:
+            self._topic.raise_if_closed()
+            log = self._topic.logs[partition.partition]
+            records = log.records[max(begin - log.start, 0) : max(end - log.start, 0)]
+        yield from records
+
+    def close(self) -> None:
+        """Let go; nothing is held."""
+
+
 class MemoryBus:
     """Topics in this process's memory, each holding at most *max_topic_bytes*."""
 
@@ -365,6 +417,10 @@ class MemoryBus:
             joined = found.groups.setdefault(group, _Group(len(found.logs)))
         who = _Member(name, static=member is not None)
         return MemoryConsumer(found, joined, who, start_at=start_at, session_timeout_s=self._session_timeout_s)
+
+    def reader(self, topic: str) -> MemoryReader:
+        """Look into *topic*, which must exist."""
+        return MemoryReader(self._topic(topic))
 
     def drained(self, topic: str, group: str) -> bool:
         """Whether *group* has committed everything that was sent to *topic*."""

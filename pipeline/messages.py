@@ -34,6 +34,11 @@ class _Tracked(Struct, frozen=True, kw_only=True):
     site: Name = "default"
 
 
+def connection_of(track_id: int) -> int:
+    """Give the connection in which a camera's track was seen; a later connection has a larger one."""
+    return track_id >> 20
+
+
 class FaceCrop(_Tracked, frozen=True, kw_only=True, tag="face_crop"):
     """One face cut from one frame, aligned and JPEG-compressed."""
 

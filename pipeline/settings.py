@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import socket
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
@@ -75,7 +76,17 @@ class KafkaSettings(_Section):
     session_timeout_s: float = Field(
         10, ge=1, le=300, description="after this silence a worker's partitions go to others"
     )
+    member: Annotated[str, Field(pattern=r"^([A-Za-z0-9_.-]|\{hostname\}){0,100}$")] = Field(
+        "",
+        description="lasting name of this worker, unlike any other's of its service: one that restarts within the session"
+        " time-out gets its partitions back, and nobody else's move; {hostname} stands for the machine's name",
+    )
     max_in_flight: int = Field(1000, ge=1, le=100_000, description="records sent and not yet acknowledged, at most")
+
+    @property
+    def static_member(self) -> str | None:
+        """Give this worker's name for static membership; None without one."""
+        return self.member.replace("{hostname}", socket.gethostname()) or None
 
     def topics(self) -> tuple[TopicSpec, ...]:
         """List the topics as this deployment wants them."""
@@ -193,6 +204,12 @@ class Settings(BaseSettings):
         description="what is computed, published and kept; leave ethnicity out where the law or the purpose says so",
     )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="least severity that is logged")
+    drain_s: float = Field(
+        20,
+        ge=1,
+        le=600,
+        description="how long a service may take to finish when it is told to end; then it goes, and others repeat the rest",
+    )
     kafka: KafkaSettings = KafkaSettings()
     redis: RedisSettings = RedisSettings()
     ingest: IngestSettings = IngestSettings()

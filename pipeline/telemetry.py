@@ -189,6 +189,18 @@ CAPTURE_TO_COUNT = Metric(
 APPLIED = Metric("demographics_applied_total", "counter", "Records applied to the counts.", "aggregator")
 DUPLICATES = Metric("demographics_duplicates_total", "counter", "Predictions that were known already.", "aggregator")
 LATE = Metric("demographics_late_total", "counter", "Visitors first seen before the longest window.", "aggregator")
+TOO_LATE = Metric(
+    "demographics_too_late_total",
+    "counter",
+    "Messages not counted: of tracks so old that they may have been counted and forgotten.",
+    "aggregator",
+)
+MISSING = Metric(
+    "demographics_missing_records_total",
+    "counter",
+    "Predictions that the log no longer had when they were to be counted; the counts lack them.",
+    "aggregator",
+)
 OPEN_TRACKS = Metric("demographics_open_tracks", "gauge", "Tracks that have not ended.", "aggregator")
 STORE_RETRIES = Metric(
     "demographics_store_failures_total", "counter", "Calls that the store did not answer.", "aggregator"

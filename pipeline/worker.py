@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Final, Protocol
 
 import structlog
@@ -24,16 +24,23 @@ log = structlog.get_logger()
 COMMIT_INTERVAL_S: Final = 1.0
 LAG_INTERVAL_S: Final = 2.0
 LONGEST_PAUSE_S: Final = 5.0
+LONGEST_KEY: Final = 64  # of a dead letter; a camera's id is no longer
 
 
 class Handler(Protocol):
     """What one service does with a batch."""
 
-    def handle(self, records: Sequence[Record]) -> None:
-        """Do it; return once it is durable. Raises TransportError: the same batch is handed in again."""
+    def handle(self, records: Sequence[Record]) -> Collection[TopicPartition]:
+        """Do it; return once it is durable. Raises TransportError: the same batch is handed in again.
 
-    def idle(self) -> None:
-        """Do what time asks for, between batches. Raises TransportError: it is called again."""
+        Names the partitions whose records were not taken: they are read again, from where `start_at` says.
+        """
+
+    def idle(self) -> Collection[TopicPartition]:
+        """Do what time asks for, between batches. Raises TransportError: it is called again.
+
+        Names partitions to be read again, as `handle` does.
+        """
 
 
 class DeadLetters:
@@ -57,7 +64,7 @@ class DeadLetters:
             failed_at=time.time(),
             service=self._service,
         )
-        self._producer.send(DEAD_LETTERS, key=record.key, value=encode(letter), headers=headers())
+        self._producer.send(DEAD_LETTERS, key=record.key[:LONGEST_KEY], value=encode(letter), headers=headers())
         self._telemetry.add(metrics.DEAD_LETTERS_TOTAL, reason=error.reason)
         log.warning(
             "dead_letter",
@@ -97,7 +104,7 @@ class Worker:
             if batch and not self._handle(batch, stop):
                 break
             try:
-                self._handler.idle()
+                self._begin_again(self._handler.idle())
             except TransportError as error:
                 self._failed("idle", error)
                 stop.wait(1.0)
@@ -112,10 +119,12 @@ class Worker:
         deadline = time.monotonic() + self._max_wait_s
         while batch and len(batch) < self._max_records and (left := deadline - time.monotonic()) > 0:
             try:
-                batch += self._consumer.poll(left, self._max_records - len(batch))
+                more = self._consumer.poll(left, self._max_records - len(batch))
             except TransportError as error:  # what has been read must not be passed over
                 self._failed("poll", error)
                 break
+            ours = self._consumer.assignment()  # a batch does not outlive the partitions it came from
+            batch = [*(record for record in batch if record.topic_partition in ours), *more]
         return batch
 
     def _handle(self, batch: list[Record], stop: threading.Event) -> bool:
@@ -123,7 +132,7 @@ class Worker:
         pause_s = 0.1
         while True:
             try:
-                self._handler.handle(batch)
+                again = frozenset(self._handler.handle(batch))
                 break
             except TransportError as error:
                 self._failed("handle", error)
@@ -131,9 +140,17 @@ class Worker:
                     return False
                 pause_s = min(LONGEST_PAUSE_S, pause_s * 2)
         for record in batch:
-            self._uncommitted[record.topic_partition] = record.offset + 1
-            self._telemetry.add(metrics.RECORDS, topic=record.topic)
+            if record.topic_partition not in again:
+                self._uncommitted[record.topic_partition] = record.offset + 1
+                self._telemetry.add(metrics.RECORDS, topic=record.topic)
+        self._begin_again(again)
         return True
+
+    def _begin_again(self, partitions: Collection[TopicPartition]) -> None:
+        if partitions:
+            for partition in partitions:
+                self._uncommitted.pop(partition, None)
+            self._consumer.begin_again(partitions)
 
     def _commit_if_due(self, now: float) -> None:
         if not self._uncommitted or now < self._commit_due:

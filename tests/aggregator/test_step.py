@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aggregator.fusion import UNKNOWN_CELL, Cell
-from aggregator.step import CountingConfig, Step, advance, close_idle
-from aggregator.store import PlaceCell, TrackKey, TrackState
+from aggregator.step import CountingConfig, Step, Tracks, advance, ends_of
+from aggregator.store import CameraClock, PlaceCell, TrackKey, TrackState
 from pipeline.messages import CameraStatus, Message, Prediction, TrackEnded
 
 CONFIG = CountingConfig(enough_crops=2, least_evidence=0.3, idle_s=60, remember_s=600)
@@ -40,11 +40,13 @@ class Model:
 
     def __init__(self) -> None:
         self.tracks: dict[TrackKey, TrackState] = {}
+        self.clocks: dict[str, CameraClock] = {}
         self.counted: Counter[tuple[float, PlaceCell]] = Counter()
         self.totals: Counter[PlaceCell] = Counter()
 
     def take(self, step: Step) -> Step:
         """Apply a step."""
+        self.clocks.update(step.changes.clocks)
         self.counted.update(step.changes.counted)
         self.totals.update(step.changes.totals)
         for key, state in step.changes.tracks.items():
@@ -56,7 +58,7 @@ class Model:
 
     def run(self, *messages: Message) -> Step:
         """Take messages in."""
-        return self.take(advance(self.tracks, messages, CONFIG))
+        return self.take(advance(Tracks(self.tracks, self.clocks), messages, CONFIG))
 
     def shown(self) -> dict[tuple[float, PlaceCell], int]:
         """Give what is counted, without what was taken back."""
@@ -120,9 +122,8 @@ def test_the_tracks_of_a_silent_camera_are_closed_once() -> None:
     """By processing time, when it has died; a late end then changes nothing."""
     model = Model()
     model.run(said(1, 0), said(2, 0, camera="entrance"))
-    model.take(close_idle(model.tracks, {"hall"}, CONFIG))
-    model.take(close_idle(model.tracks, {"hall"}, CONFIG))
-    model.run(ended(1, 1))
+    ends = ends_of(Tracks(model.tracks, model.clocks), {"hall"})
+    model.run(*ends, *ends, ended(1, 1))
     assert model.totals == {WOMAN: 1}
 
 

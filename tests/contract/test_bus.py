@@ -300,6 +300,60 @@ def test_start_at_is_asked_again_for_a_partition_that_comes_back(bus: Bus, topic
     assert len(asked) == 2
 
 
+def test_a_partition_that_is_begun_again_is_read_from_where_start_at_says(bus: Bus, wide_topic: str) -> None:
+    """The sink has lost its latest steps: the consumer goes back there, and nobody else's records come twice."""
+    send(bus, wide_topic, numbered(40), keys=20)
+    starts: dict[int, int] = {}
+    consumer = bus.consumer(wide_topic, group="g", start_at=lambda tp: starts.get(tp.partition, 0))
+    first = read(consumer, 40)
+    back = first[-1].topic_partition
+    expected = [(r.topic_partition, r.offset) for r in first if r.topic_partition == back and r.offset >= 2]
+    starts[back.partition] = 2
+    consumer.begin_again([back, TopicPartition(wide_topic, 99), TopicPartition("another", 0)])
+    assert [(r.topic_partition, r.offset) for r in read(consumer, len(expected))] == expected
+    assert list(consumer.poll(0.3, 10)) == []
+
+
+def test_the_span_of_a_log_is_what_it_holds(bus: Bus, wide_topic: str) -> None:
+    """From its earliest record to the one that comes next."""
+    consumer = bus.consumer(wide_topic, group="g")
+    assert consumer.span(TopicPartition(wide_topic, 0)) == (0, 0)
+    send(bus, wide_topic, numbered(40), keys=1)
+    (where,) = {record.topic_partition for record in read(consumer, 40)}
+    assert consumer.span(where) == (0, 40)
+
+
+def test_a_reader_sees_what_lies_there_and_disturbs_nobody(bus: Bus, wide_topic: str) -> None:
+    """Replay and the look at dead letters read beside the groups, from any offset or time."""
+    send(bus, wide_topic, numbered(20), keys=10)
+    between = time.time()
+    wait_until(lambda: time.time() > between + 0.01, timeout_s=1, what="the next hundredth of a second")
+    send(bus, wide_topic, numbered(40)[20:], keys=10)
+    reader = bus.reader(wide_topic)
+    spans = reader.spans()
+    assert sum(span.end - span.begin for span in spans.values()) == 40
+    assert len(spans) == 4
+    everything = {tp: list(reader.read(tp, span.begin, span.end)) for tp, span in spans.items()}
+    assert sorted(value for records in everything.values() for value in values(records)) == numbered(40)
+    for tp, records in everything.items():
+        assert [record.offset for record in records] == list(range(len(records)))
+        assert list(reader.read(tp, 1, 3)) == records[1:3]
+        assert list(reader.read(tp, 0, 1 << 30)) == records
+        assert list(reader.read(tp, len(records), 1 << 30)) == []
+    since = reader.since(between + 0.005)
+    later = [value for tp, records in everything.items() for value in values(records[since[tp] :])]
+    assert sorted(later) == numbered(40)[20:]
+    assert reader.since(time.time() + 3600) == {tp: span.end for tp, span in spans.items()}
+    reader.close()
+    assert sorted(values(read(bus.consumer(wide_topic, group="g"), 40))) == numbered(40)
+
+
+def test_a_reader_of_a_missing_topic_says_so(bus: Bus, topic_prefix: str) -> None:
+    """A typing error is found at once."""
+    with pytest.raises(TransportError, match=f"{topic_prefix}nowhere"):
+        bus.reader(f"{topic_prefix}nowhere")
+
+
 def test_a_start_at_that_fails_is_asked_again_and_nothing_is_lost(bus: Bus, wide_topic: str) -> None:
     """Redis may be away at the moment of a rebalance."""
     send(bus, wide_topic, numbered(20), keys=20)

@@ -65,7 +65,7 @@ def counted(*visitors: tuple[float, PlaceCell], amount: int = 1) -> Changes:
 
 def test_an_empty_store_knows_nothing(store: Store) -> None:
     """No position, no tracks, no counts."""
-    assert store.load(0) == (None, {})
+    assert store.load(0) == (None, {}, {})
     shown = store.snapshot(NOW, WINDOWS)
     assert not shown.totals
     assert not any(shown.windows.values())

@@ -199,6 +199,7 @@ def test_every_setting_reaches_the_services_that_it_is_for(compose: Mapping[str,
     readers = {
         "ATTRIBUTES": ("ingest", "inference", "inference-gpu", "aggregator"),
         "LOG_LEVEL": ("ingest", "inference", "inference-gpu", "aggregator"),
+        "DRAIN_S": ("ingest", "inference", "inference-gpu", "aggregator"),
         "KAFKA": ("ingest", "inference", "inference-gpu", "aggregator"),
         "REDIS": ("aggregator",),
         "INGEST": ("ingest",),

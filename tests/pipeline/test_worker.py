@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 
-from pipeline.bus import DEAD_LETTERS, Record, TopicSpec
+from pipeline.bus import DEAD_LETTERS, Record, TopicPartition, TopicSpec
 from pipeline.errors import InvalidMessage, TransportError
 from pipeline.memory_bus import MemoryBus
 from pipeline.messages import DeadLetter, decode, headers
@@ -44,16 +44,18 @@ class Handler:
         self.batches: list[int] = []
         self.calls = 0
 
-    def handle(self, records: Sequence[Record]) -> None:
+    def handle(self, records: Sequence[Record]) -> tuple[TopicPartition, ...]:
         """Take the records, or say that the network said no."""
         self.calls += 1
         if self.calls <= self.failures:
             raise TransportError("the sink is away")
         self.batches.append(len(records))
         self.done += [record.value for record in records]
+        return ()
 
-    def idle(self) -> None:
+    def idle(self) -> tuple[TopicPartition, ...]:
         """Do nothing."""
+        return ()
 
 
 class Running:
