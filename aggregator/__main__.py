@@ -12,6 +12,7 @@ from aggregator.service import AggregatorService, windows_of
 from aggregator.windows import retentions
 from pipeline.distributed import Startup, open_bus
 from pipeline.errors import TransportError
+from pipeline.retention import RetentionWatch
 from pipeline.settings import Settings
 from pipeline.telemetry import Telemetry
 
@@ -31,13 +32,15 @@ def serve(settings: Settings) -> None:
         mount_api(startup.app, store, windows)
         startup.serve()
         startup.wait_for("Redis", store.ping)
-        bus = open_bus(settings.kafka, "demographics-aggregator")
+        bus = open_bus(settings.kafka, "demographics-aggregator", telemetry)
         stack.callback(bus.close)
 
         def join() -> AggregatorService:
             bus.ensure_topics(settings.kafka.topics())
             return AggregatorService(settings, bus, store, telemetry)
 
+        watch = RetentionWatch(bus.retentions, [topic.name for topic in settings.kafka.topics()], telemetry)
+        stack.callback(watch.close)
         service = startup.wait_for("Kafka", join)
         if service is None:
             return
@@ -50,5 +53,6 @@ def serve(settings: Settings) -> None:
                 return [str(error)]
             return []
 
+        watch.start()
         startup.ready(problems)
         service.worker.run(startup.stop)

@@ -15,6 +15,7 @@ from prometheus_client.metrics_core import Metric as Family
 from prometheus_client.registry import Collector
 
 from aggregator.store import Store
+from aggregator.views import cameras_view
 from aggregator.windows import RollingWindow
 from pipeline import telemetry as metrics
 from pipeline.errors import TransportError
@@ -44,12 +45,18 @@ class VisitorsCollector(Collector):
 
     def collect(self) -> Iterator[Family]:
         """Read the store once and give every sample; none where it does not answer, which is counted."""
+        now = self._clock()
+        up = GaugeMetricFamily(metrics.STORE_UP.name, metrics.STORE_UP.help)
         try:
-            snapshot = self._store.snapshot(self._clock(), self._windows)
+            with self._telemetry.timed(metrics.STORE_READ_SECONDS):
+                snapshot = self._store.snapshot(now, self._windows)
         except TransportError as error:
             self._telemetry.add(metrics.STORE_RETRIES)
             log.warning("scrape_without_store", detail=str(error))
+            up.add_metric((), 0)
+            yield up
             return
+        up.add_metric((), 1)
         visitors = GaugeMetricFamily(metrics.VISITORS.name, metrics.VISITORS.help, labels=metrics.VISITORS.labels)
         by_ethnicity = GaugeMetricFamily(
             metrics.VISITORS_BY_ETHNICITY.name,
@@ -68,4 +75,9 @@ class VisitorsCollector(Collector):
         for place, tally in sorted(snapshot.totals.items()):
             for (gender, band), count in sorted(tally.people.items()):
                 total.add_metric((place.site, place.camera_id, gender, band), count)
-        yield from (visitors, by_ethnicity, total)
+        state = GaugeMetricFamily(
+            metrics.CAMERA_STATE.name, metrics.CAMERA_STATE.help, labels=metrics.CAMERA_STATE.labels
+        )
+        for camera in cameras_view(snapshot.cameras, now):
+            state.add_metric((camera["site"], camera["id"], camera["state"]), 1)
+        yield from (visitors, by_ethnicity, total, state, up)

@@ -100,7 +100,7 @@ class CountingHandler:
             messages = self._decode(fresh)
             step = advance(state.tracks, messages, self._config)
             if self._commit(partition, state, step, fresh[-1].offset + 1):
-                self._observe(messages, step, len(fresh))
+                self._observe(messages, step, fresh)
                 return
 
     def _commit(self, partition: int, state: PartitionState, step: Step, offset: int) -> bool:
@@ -136,9 +136,11 @@ class CountingHandler:
                 messages.append(message)
         return messages
 
-    def _observe(self, messages: list[Message], step: Step, records: int) -> None:
+    def _observe(self, messages: list[Message], step: Step, records: list[Record]) -> None:
         now = self._clock()
-        self._telemetry.add(metrics.APPLIED, records)
+        self._telemetry.add(metrics.APPLIED, len(records))
+        for record in records:
+            self._telemetry.observe(metrics.BUS_TO_COUNT, max(0.0, now - record.timestamp))
         self._telemetry.add(metrics.DUPLICATES, step.duplicates)
         oldest = now - self._config.longest_window_s
         self._telemetry.add(metrics.LATE, sum(closed.track.first_seen < oldest for closed in step.closed))

@@ -29,7 +29,7 @@ def serve(settings: Settings, cameras: Sequence[Camera]) -> None:
         startup = Startup("ingest", settings, telemetry, port=PORT)
         stack.callback(startup.close)
         startup.serve()
-        bus = open_bus(settings.kafka, "demographics-ingest")
+        bus = open_bus(settings.kafka, "demographics-ingest", telemetry)
         stack.callback(bus.close)
         startup.wait_for("Kafka", lambda: bus.ensure_topics(settings.kafka.topics()))
         if startup.stop.is_set():

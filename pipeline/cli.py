@@ -186,7 +186,7 @@ def bench(
     ] = None,
     json: JsonOption = False,
 ) -> None:
-    """Measure this machine, part by part: decode, detect, cut, bus, inference, aggregation."""
+    """Measure this machine, part by part: decode, detect, cut, bus, inference, aggregation, scrape."""
     from pipeline.bench import run_bench
     from pipeline.settings import load_settings
 

@@ -8,6 +8,7 @@ from typing import Final, TypeVar
 import structlog
 
 from pipeline import telemetry as metrics
+from pipeline.bus import TopicPartition
 from pipeline.errors import TransportError
 from pipeline.http import HttpServer, make_app
 from pipeline.kafka_bus import KafkaBus
@@ -22,8 +23,12 @@ T = TypeVar("T")
 LONGEST_PAUSE_S: Final = 10.0
 
 
-def open_bus(settings: KafkaSettings, client_id: str) -> KafkaBus:
+def open_bus(settings: KafkaSettings, client_id: str, telemetry: Telemetry) -> KafkaBus:
     """Make the bus of the settings; nothing is asked of the brokers yet. Raises ConfigError."""
+
+    def stalled(where: TopicPartition) -> None:
+        telemetry.add(metrics.STALLS, topic=where.topic, partition=str(where.partition))
+
     security: dict[str, object] = {"security_protocol": settings.security_protocol}
     if settings.ca_file:
         security["ssl_cafile"] = str(settings.ca_file)
@@ -39,6 +44,7 @@ def open_bus(settings: KafkaSettings, client_id: str) -> KafkaBus:
         client_id=client_id,
         session_timeout_s=settings.session_timeout_s,
         heartbeat_interval_s=min(3.0, settings.session_timeout_s / 3),
+        on_stall=stalled,
     )
 
 

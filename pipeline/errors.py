@@ -73,3 +73,12 @@ class SourceUnreachable(SourceLost):
     """Nobody answers at that address."""
 
     reason = "unreachable"
+
+
+def source_reasons() -> tuple[str, ...]:
+    """List every reason for which a camera can be lost: the closed set that metrics and states draw from."""
+
+    def below(kind: type[SourceLost]) -> list[str]:
+        return [kind.reason, *(reason for narrower in kind.__subclasses__() for reason in below(narrower))]
+
+    return tuple(dict.fromkeys(below(SourceLost)))

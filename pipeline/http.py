@@ -12,9 +12,10 @@ from typing import Final
 import uvicorn
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry
 
 from pipeline.errors import ConfigError
+from pipeline.exposition import exposition
 
 SECURITY_HEADERS: Final = {
     "Content-Security-Policy": "default-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'",
@@ -54,7 +55,7 @@ def make_app(title: str, registry: CollectorRegistry, problems: Problems) -> Fas
     @app.get("/metrics", tags=["operations"])
     def metrics() -> Response:
         """Give the metrics in Prometheus' text format."""
-        return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
+        return Response(exposition(registry), media_type=CONTENT_TYPE_LATEST)
 
     return app
 
