@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator
+from typing import Final
 
 import structlog
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
@@ -15,13 +16,15 @@ from prometheus_client.metrics_core import Metric as Family
 from prometheus_client.registry import Collector
 
 from aggregator.store import Store
-from aggregator.views import cameras_view
+from aggregator.views import SILENT, cameras_view
 from aggregator.windows import RollingWindow
 from pipeline import telemetry as metrics
 from pipeline.errors import TransportError
 from pipeline.telemetry import Telemetry
 
 log = structlog.get_logger()
+
+FORGOTTEN_S: Final = 86400.0  # a camera that was silent for so long is none of ours any more
 
 
 class VisitorsCollector(Collector):
@@ -79,5 +82,7 @@ class VisitorsCollector(Collector):
             metrics.CAMERA_STATE.name, metrics.CAMERA_STATE.help, labels=metrics.CAMERA_STATE.labels
         )
         for camera in cameras_view(snapshot.cameras, now):
+            if camera["state"] == SILENT and now - camera["reported_at"] > FORGOTTEN_S:
+                continue  # it was taken away; the store remembers it
             state.add_metric((camera["site"], camera["id"], camera["state"]), 1)
         yield from (visitors, by_ethnicity, total, state, up)

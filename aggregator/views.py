@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, Final
 
 from aggregator.store import Place, Snapshot, Tally
 from aggregator.windows import RollingWindow
 from pipeline.attributes import AGE_BANDS, ETHNICITIES, GENDERS, UNKNOWN
 from pipeline.messages import CameraStatus
+
+SILENT: Final = "silent"  # a camera's state where nobody speaks of it any more
 
 
 def merged(tallies: Iterable[Tally]) -> Tally:
@@ -64,7 +66,7 @@ def cameras_view(statuses: Mapping[str, CameraStatus], now: float, stale_s: floa
         {
             "id": status.camera_id,
             "site": status.site,
-            "state": "silent" if now - status.at > stale_s and status.state != "ended" else status.state,
+            "state": SILENT if now - status.at > stale_s and status.state != "ended" else status.state,
             "reason": status.reason,
             "address": status.address,
             "fps": status.fps if now - status.at <= stale_s else 0.0,

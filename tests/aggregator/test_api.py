@@ -116,6 +116,20 @@ def test_metrics_show_what_the_api_shows(client: TestClient) -> None:
     assert (hour, ever) == (3, 3)
 
 
+def test_metrics_show_the_state_of_each_camera(client: TestClient, store: AwayStore) -> None:
+    """As the page does; one that was taken away a day ago is forgotten."""
+    gone = Changes()
+    gone.cameras["attic"] = CameraStatus(camera_id="attic", site="museum", at=NOW - 90_000, state="running")
+    store.apply(0, gone, start=Position(1, 1), end=Position(1, 2))
+    lines = client.get("/metrics").text.splitlines()
+    states = {_sorted(line) for line in lines if line.startswith("demographics_camera_state{")}
+    assert states == {
+        'demographics_camera_state{camera="entrance",site="museum",state="silent"} 1.0',
+        'demographics_camera_state{camera="hall",site="museum",state="running"} 1.0',
+    }
+    assert "demographics_store_up 1.0" in lines
+
+
 def _sorted(line: str) -> str:
     if "{" not in line:
         return line
@@ -132,6 +146,7 @@ def test_a_store_that_is_away_is_a_problem_and_a_scrape_without_visitors(client:
     assert "check that it runs" in answer.json()["detail"]
     text = client.get("/metrics").text
     assert "demographics_visitors{" not in text
+    assert "demographics_store_up 0.0" in text
     assert "demographics_store_failures_total 1.0" in client.get("/metrics").text
     store.away = False
     assert client.get("/api/v1/windows").status_code == 200
