@@ -7,6 +7,7 @@ from typing import Final
 
 from aggregator.api import mount_api
 from aggregator.exporter import VisitorsCollector
+from aggregator.health import PipelineHealth
 from aggregator.redis_store import RedisStore
 from aggregator.service import AggregatorService, windows_of
 from aggregator.windows import retentions
@@ -29,7 +30,7 @@ def serve(settings: Settings) -> None:
         startup = Startup("aggregator", settings, telemetry, port=PORT)
         stack.callback(startup.close)
         telemetry.collect_with(VisitorsCollector(store, windows, telemetry))
-        mount_api(startup.app, store, windows)
+        mount_api(startup.app, store, windows, PipelineHealth(telemetry, startup.problems))
         startup.serve()
         startup.wait_for("Redis", store.ping)
         bus = open_bus(settings.kafka, "demographics-aggregator", telemetry)

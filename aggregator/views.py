@@ -36,15 +36,23 @@ def tally_view(tally: Tally) -> dict[str, Any]:
     }
 
 
-def _by_camera(tallies: Mapping[Place, Tally]) -> dict[str, Any]:
+def _by_camera(tallies: Mapping[Place, Tally], *, brief: bool) -> dict[str, Any]:
+    def view(tally: Tally) -> dict[str, Any]:
+        return {"visitors": tally.people.total()} if brief else tally_view(tally)
+
     return {
-        place.camera_id: {"site": place.site, **tally_view(tally)}
+        place.camera_id: {"site": place.site, **view(tally)}
         for place, tally in sorted(tallies.items(), key=lambda item: item[0])
     }
 
 
-def windows_view(snapshot: Snapshot, windows: Iterable[RollingWindow], now: float) -> dict[str, Any]:
-    """Show every rolling window, over all cameras and by camera, and the totals of ended passages."""
+def windows_view(
+    snapshot: Snapshot, windows: Iterable[RollingWindow], now: float, *, brief: bool = False
+) -> dict[str, Any]:
+    """Show every rolling window, over all cameras and by camera, and the totals of ended passages.
+
+    *brief* says only the visitors of each camera: what is sent once a second should be small with 200 cameras, too.
+    """
     return {
         "now": now,
         "windows": [
@@ -52,11 +60,11 @@ def windows_view(snapshot: Snapshot, windows: Iterable[RollingWindow], now: floa
                 "name": window.name,
                 "seconds": window.seconds,
                 **tally_view(merged(snapshot.windows[window.name].values())),
-                "cameras": _by_camera(snapshot.windows[window.name]),
+                "cameras": _by_camera(snapshot.windows[window.name], brief=brief),
             }
             for window in windows
         ],
-        "total": {**tally_view(merged(snapshot.totals.values())), "cameras": _by_camera(snapshot.totals)},
+        "total": {**tally_view(merged(snapshot.totals.values())), "cameras": _by_camera(snapshot.totals, brief=brief)},
     }
 
 
