@@ -166,7 +166,7 @@ def report(
     window: Annotated[str, typer.Option(help="A rolling window such as 15m, or all.")] = "15m",
     json: JsonOption = False,
 ) -> None:
-    """Show the current counters in the terminal, straight from Redis."""
+    """Show what the page shows in the terminal, straight from Redis: counts and shares, the trend, the cameras."""
     from pipeline.reading import read_report
     from pipeline.settings import load_settings
 
