@@ -65,7 +65,7 @@ format: setup-dev  ## Format, and mend what can be mended
 docs: setup-dev  ## Write the generated pages: docs/configuration.md, docs/metrics.md
 	@$(BIN)/python -m pipeline.docs
 
-bench: setup-dev  ## Measure this machine: decode, detect, cut, bus, network, aggregation
+bench: setup-dev  ## Measure this machine: decode, detect, cut, bus, network, aggregation, scrape
 	@$(BIN)/demographics bench $(ARGS)
 
 clean:  ## Remove what was installed and cached here

@@ -7,11 +7,13 @@ from typing import Final
 
 from aggregator.api import mount_api
 from aggregator.exporter import VisitorsCollector
+from aggregator.health import PipelineHealth
 from aggregator.redis_store import RedisStore
 from aggregator.service import AggregatorService, windows_of
 from aggregator.windows import retentions
 from pipeline.distributed import Startup, open_bus
 from pipeline.errors import TransportError
+from pipeline.retention import RetentionWatch
 from pipeline.settings import Settings
 from pipeline.telemetry import Telemetry
 
@@ -28,16 +30,18 @@ def serve(settings: Settings) -> None:
         startup = Startup("aggregator", settings, telemetry, port=PORT)
         stack.callback(startup.close)
         telemetry.collect_with(VisitorsCollector(store, windows, telemetry))
-        mount_api(startup.app, store, windows)
+        mount_api(startup.app, store, windows, PipelineHealth(telemetry, startup.problems))
         startup.serve()
         startup.wait_for("Redis", store.ping)
-        bus = open_bus(settings.kafka, "demographics-aggregator")
+        bus = open_bus(settings.kafka, "demographics-aggregator", telemetry)
         stack.callback(bus.close)
 
         def join() -> AggregatorService:
             bus.ensure_topics(settings.kafka.topics())
             return AggregatorService(settings, bus, store, telemetry, member=settings.kafka.static_member)
 
+        watch = RetentionWatch(bus.retentions, [topic.name for topic in settings.kafka.topics()], telemetry)
+        stack.callback(watch.close)
         service = startup.wait_for("Kafka", join)
         if service is None:
             return
@@ -50,5 +54,6 @@ def serve(settings: Settings) -> None:
                 return [str(error)]
             return []
 
+        watch.start()
         startup.ready(problems)
         service.worker.run(startup.stop)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator
+from typing import Final
 
 import structlog
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
@@ -15,12 +16,15 @@ from prometheus_client.metrics_core import Metric as Family
 from prometheus_client.registry import Collector
 
 from aggregator.store import DWELL_BUCKETS_S, Snapshot, Store
+from aggregator.views import SILENT, cameras_view
 from aggregator.windows import RollingWindow
 from pipeline import telemetry as metrics
 from pipeline.errors import TransportError
 from pipeline.telemetry import Telemetry
 
 log = structlog.get_logger()
+
+FORGOTTEN_S: Final = 86400.0  # a camera that was silent for so long is none of ours any more
 
 
 class VisitorsCollector(Collector):
@@ -44,12 +48,18 @@ class VisitorsCollector(Collector):
 
     def collect(self) -> Iterator[Family]:
         """Read the store once and give every sample; none where it does not answer, which is counted."""
+        now = self._clock()
+        up = GaugeMetricFamily(metrics.STORE_UP.name, metrics.STORE_UP.help)
         try:
-            snapshot = self._store.snapshot(self._clock(), self._windows)
+            with self._telemetry.timed(metrics.STORE_READ_SECONDS):
+                snapshot = self._store.snapshot(now, self._windows)
         except TransportError as error:
             self._telemetry.add(metrics.STORE_RETRIES)
             log.warning("scrape_without_store", detail=str(error))
+            up.add_metric((), 0)
+            yield up
             return
+        up.add_metric((), 1)
         visitors = GaugeMetricFamily(metrics.VISITORS.name, metrics.VISITORS.help, labels=metrics.VISITORS.labels)
         by_ethnicity = GaugeMetricFamily(
             metrics.VISITORS_BY_ETHNICITY.name,
@@ -68,7 +78,14 @@ class VisitorsCollector(Collector):
         for place, tally in sorted(snapshot.totals.items()):
             for (gender, band), count in sorted(tally.people.items()):
                 total.add_metric((place.site, place.camera_id, gender, band), count)
-        yield from (visitors, by_ethnicity, total, *_passages(snapshot))
+        state = GaugeMetricFamily(
+            metrics.CAMERA_STATE.name, metrics.CAMERA_STATE.help, labels=metrics.CAMERA_STATE.labels
+        )
+        for camera in cameras_view(snapshot.cameras, now):
+            if camera["state"] == SILENT and now - camera["reported_at"] > FORGOTTEN_S:
+                continue  # it was taken away; the store remembers it
+            state.add_metric((camera["site"], camera["id"], camera["state"]), 1)
+        yield from (visitors, by_ethnicity, total, state, up, *_passages(snapshot))
 
 
 def _passages(snapshot: Snapshot) -> Iterator[Family]:

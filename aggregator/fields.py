@@ -86,7 +86,10 @@ def tallies(counts: Mapping[str, int]) -> dict[Place, Tally]:
         kind, site, camera, *labels = field.split("|")
         if not amount or kind not in {"p", "e"}:
             continue
-        tally = found.setdefault(Place(site, camera), Tally(Counter(), Counter()))
+        place = Place(site, camera)
+        tally = found.get(place)
+        if tally is None:
+            tally = found[place] = Tally(Counter(), Counter())
         if kind == "p":
             tally.people[(labels[0], labels[1])] += amount
         else:

@@ -173,7 +173,7 @@ class CountingHandler:
                 log.warning("partition_applied_elsewhere", partition=partition, position=held.position)
                 return False
             held.position, held.next = end, end.offset
-            self._observe(held, messages, step, len(fresh))
+            self._observe(held, messages, step, fresh)
         if fresh is not None:
             self._held[partition] = held
         return fresh is not None
@@ -209,14 +209,16 @@ class CountingHandler:
             self._settle()  # before the position moves past them
         return messages
 
-    def _observe(self, held: _Held, messages: list[Message], step: Step, records: int) -> None:
+    def _observe(self, held: _Held, messages: list[Message], step: Step, records: list[Record]) -> None:
         now = self._clock()
+        for record in records:
+            self._telemetry.observe(metrics.BUS_TO_COUNT, max(0.0, now - record.timestamp))
         for message in messages:
             if isinstance(message, (Prediction, TrackEnded, CameraStatus)):
                 held.heard[message.camera_id] = now
             if isinstance(message, Prediction):
                 self._telemetry.observe(metrics.CAPTURE_TO_COUNT, max(0.0, now - message.captured_at))
-        self._telemetry.add(metrics.APPLIED, records)
+        self._telemetry.add(metrics.APPLIED, len(records))
         self._telemetry.add(metrics.DUPLICATES, step.duplicates)
         self._telemetry.add(metrics.TOO_LATE, step.too_late)
         oldest = now - self._config.longest_window_s

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, Final
 
 from aggregator.store import Place, Snapshot, Tally
 from aggregator.windows import RollingWindow
 from pipeline.attributes import AGE_BANDS, ETHNICITIES, GENDERS, UNKNOWN
 from pipeline.messages import CameraStatus
+
+SILENT: Final = "silent"  # a camera's state where nobody speaks of it any more
 
 
 def merged(tallies: Iterable[Tally]) -> Tally:
@@ -34,15 +36,23 @@ def tally_view(tally: Tally) -> dict[str, Any]:
     }
 
 
-def _by_camera(tallies: Mapping[Place, Tally]) -> dict[str, Any]:
+def _by_camera(tallies: Mapping[Place, Tally], *, brief: bool) -> dict[str, Any]:
+    def view(tally: Tally) -> dict[str, Any]:
+        return {"visitors": tally.people.total()} if brief else tally_view(tally)
+
     return {
-        place.camera_id: {"site": place.site, **tally_view(tally)}
+        place.camera_id: {"site": place.site, **view(tally)}
         for place, tally in sorted(tallies.items(), key=lambda item: item[0])
     }
 
 
-def windows_view(snapshot: Snapshot, windows: Iterable[RollingWindow], now: float) -> dict[str, Any]:
-    """Show every rolling window, over all cameras and by camera, and the totals of ended passages."""
+def windows_view(
+    snapshot: Snapshot, windows: Iterable[RollingWindow], now: float, *, brief: bool = False
+) -> dict[str, Any]:
+    """Show every rolling window, over all cameras and by camera, and the totals of ended passages.
+
+    *brief* says only the visitors of each camera: what is sent once a second should be small with 200 cameras, too.
+    """
     return {
         "now": now,
         "windows": [
@@ -50,11 +60,10 @@ def windows_view(snapshot: Snapshot, windows: Iterable[RollingWindow], now: floa
                 "name": window.name,
                 "seconds": window.seconds,
                 **tally_view(merged(snapshot.windows[window.name].values())),
-                "cameras": _by_camera(snapshot.windows[window.name]),
+                "cameras": _by_camera(snapshot.windows[window.name], brief=brief),
             }
             for window in windows
         ],
-        "total": {**tally_view(merged(snapshot.totals.values())), "cameras": _by_camera(snapshot.totals)},
         "passages": {
             place.camera_id: {
                 "site": place.site,
@@ -64,6 +73,7 @@ def windows_view(snapshot: Snapshot, windows: Iterable[RollingWindow], now: floa
             }
             for place, said in sorted(snapshot.passages.items())
         },
+        "total": {**tally_view(merged(snapshot.totals.values())), "cameras": _by_camera(snapshot.totals, brief=brief)},
     }
 
 
@@ -73,7 +83,7 @@ def cameras_view(statuses: Mapping[str, CameraStatus], now: float, stale_s: floa
         {
             "id": status.camera_id,
             "site": status.site,
-            "state": "silent" if now - status.at > stale_s and status.state != "ended" else status.state,
+            "state": SILENT if now - status.at > stale_s and status.state != "ended" else status.state,
             "reason": status.reason,
             "address": status.address,
             "fps": status.fps if now - status.at <= stale_s else 0.0,

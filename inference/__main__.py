@@ -23,7 +23,7 @@ def serve(settings: Settings) -> None:
         startup.serve()
         predictor = TensorFlowPredictor(settings.inference.model, threads=settings.inference.threads)
         predictor.warm_up()
-        bus = open_bus(settings.kafka, "demographics-inference")
+        bus = open_bus(settings.kafka, "demographics-inference", telemetry)
         stack.callback(bus.close)
 
         def join() -> InferenceService:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final
@@ -16,7 +17,7 @@ from pipeline.attributes import Attribute
 from pipeline.bus import PREDICTIONS, Producer, Record, TopicPartition
 from pipeline.errors import InvalidMessage
 from pipeline.manifest import Manifest
-from pipeline.messages import FaceCrop, TrackEnded, decode, encode, headers
+from pipeline.messages import FaceCrop, Prediction, TrackEnded, decode, encode, headers
 from pipeline.telemetry import Telemetry
 
 FLUSH_S: Final = 30.0
@@ -54,6 +55,8 @@ class InferenceHandler:
                 self._dead_letter(record, item)
             else:
                 items.append(item)
+            if isinstance(item, Face):
+                self._telemetry.observe(metrics.CAPTURE_TO_BUS, max(0.0, record.timestamp - item.crop.captured_at))
         faces = sum(isinstance(item, Face) for item in items)
         if faces:
             with self._telemetry.timed(metrics.INFERENCE_SECONDS):
@@ -65,7 +68,26 @@ class InferenceHandler:
             self._producer.send(PREDICTIONS, key=message.camera_id.encode(), value=encode(message), headers=headers())
         self._producer.flush(FLUSH_S)
         self._telemetry.add(metrics.PREDICTIONS_TOTAL, faces)
+        self._observe(records, said)
         return ()
+
+    def _observe(self, records: Sequence[Record], said: Sequence[Prediction | TrackEnded]) -> None:
+        """Say how long it took, and what the model says: a drift is seen here before the counts go wrong."""
+        now, tell = time.time(), self._telemetry.observe
+        for record in records:
+            tell(metrics.BUS_TO_PREDICTION, max(0.0, now - record.timestamp))
+        for message in said:
+            if not isinstance(message, Prediction):
+                continue
+            tell(metrics.CROP_QUALITY, message.quality)
+            if message.p_female is not None:
+                tell(metrics.CONFIDENCE, max(message.p_female, 1 - message.p_female), head="gender")
+            if message.p_ethnicity is not None:
+                tell(metrics.CONFIDENCE, max(message.p_ethnicity), head="ethnicity")
+            if message.age is not None:
+                tell(metrics.PREDICTED_AGE, message.age)
+            if message.age_spread is not None:
+                tell(metrics.AGE_SPREAD, message.age_spread)
 
     def idle(self) -> tuple[TopicPartition, ...]:
         """Do nothing: time asks nothing of inference."""

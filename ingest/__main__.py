@@ -37,7 +37,7 @@ def serve(settings: Settings, file: CameraFile | None) -> None:
         startup = Startup("ingest", settings, telemetry, port=PORT)
         stack.callback(startup.close)
         startup.serve()
-        bus = open_bus(settings.kafka, "demographics-ingest")
+        bus = open_bus(settings.kafka, "demographics-ingest", telemetry)
         stack.callback(bus.close)
 
         def join() -> TopicCameras | None:

@@ -6,6 +6,8 @@ what it is made of. Compare figures of one run, never of two machines.
 
 from __future__ import annotations
 
+import itertools
+import random
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -19,18 +21,23 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
+from aggregator.exporter import VisitorsCollector
+from aggregator.fusion import Cell
 from aggregator.handler import CountingHandler
 from aggregator.redis_store import RedisStore
 from aggregator.step import CountingConfig
+from aggregator.store import Changes, PlaceCell, Position
 from aggregator.windows import retentions, rolling_windows
 from demo.composer import compose, load_cast
 from inference.pixels import decode_crop
 from inference.tensorflow_predictor import TensorFlowPredictor
 from ingest.alignment import align, encode_jpeg
 from ingest.yunet_detector import YunetDetector
+from pipeline.attributes import AGE_BANDS, ETHNICITIES, GENDERS
 from pipeline.bus import FACE_CROPS, PREDICTIONS, Record, Span, TopicPartition, TopicSpec
 from pipeline.embedded_valkey import EmbeddedValkey
 from pipeline.errors import ConfigError
+from pipeline.exposition import exposition
 from pipeline.memory_bus import MemoryBus
 from pipeline.messages import Message, Prediction, TrackEnded, encode, headers
 from pipeline.settings import Settings, known_names
@@ -174,7 +181,7 @@ def _predictions(count: int, tracks_of: int = 4) -> list[Message]:
 
 
 def aggregation(_folder: Path, settings: Settings) -> Iterator[Figure]:
-    """Predictions counted into Valkey, one Lua call per batch; and a scrape of the result."""
+    """Predictions counted into Valkey, one Lua call per batch."""
     windows = rolling_windows(settings.windows_s)
     with EmbeddedValkey() as valkey:
         rates = []
@@ -200,17 +207,47 @@ def aggregation(_folder: Path, settings: Settings) -> Iterator[Figure]:
         yield Figure(
             "aggregation", max(rates), "records/s", "decoded, fused, counted in Valkey, batches of 2,000, one partition"
         )
+        store.close()
 
-        def scrape() -> int:
-            store.snapshot(time.time(), windows)
+
+SCRAPED_CAMERAS: Final = 200
+VISITORS_AN_HOUR: Final = 30  # before each of them, all day long
+
+
+def scrape(_folder: Path, settings: Settings) -> Iterator[Figure]:
+    """Everything that Prometheus reads from an aggregator, from the store to the last byte, with 200 cameras after a full day."""
+    windows = rolling_windows(settings.windows_s)
+    draw = random.Random(1)  # noqa: S311  for a measurement
+    cells = [Cell(*labels) for labels in itertools.product(GENDERS, AGE_BANDS, ETHNICITIES)]
+    partitions = settings.kafka.partitions
+    telemetry = Telemetry(("aggregator",))
+    with EmbeddedValkey() as valkey:
+        store = RedisStore(valkey.url, retentions(windows))
+        now = time.time()
+        for partition in range(partitions):
+            changes = Changes()
+            for camera in range(partition, SCRAPED_CAMERAS, partitions):
+                for _ in range(24 * VISITORS_AN_HOUR):
+                    counted = PlaceCell("site", f"camera-{camera}", draw.choice(cells))
+                    changes.counted[now - draw.random() * 86400, counted] += 1
+                    changes.totals[counted] += 1
+            store.apply(partition, changes, start=None, end=Position(1, 1))
+        telemetry.collect_with(VisitorsCollector(store, windows, telemetry))
+        lines = len(exposition(telemetry.registry).splitlines())
+
+        def work() -> int:
+            exposition(telemetry.registry)
             return 1
 
-        yield Figure("aggregation", 1000 / best_rate(scrape), "ms", "one read of every window and total, 20 cameras")
+        yield Figure(
+            "scrape", 1000 / best_rate(work), "ms", f"{SCRAPED_CAMERAS} cameras, {lines:,} lines, Valkey included"
+        )
         store.close()
 
 
 PARTS: Final[dict[str, Callable[[Path, Settings], Iterator[Figure]]]] = {
     "decode": decode, "detect": detect, "cut": cut, "bus": bus, "inference": inference, "aggregation": aggregation,
+    "scrape": scrape,
 }  # fmt: skip
 
 

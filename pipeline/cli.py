@@ -284,7 +284,7 @@ def report(
     window: Annotated[str, typer.Option(help="A rolling window such as 15m, or all.")] = "15m",
     json: JsonOption = False,
 ) -> None:
-    """Show the current counters in the terminal, straight from Redis."""
+    """Show what the page shows in the terminal, straight from Redis: counts and shares, the trend, the cameras."""
     from pipeline.reading import read_report
     from pipeline.settings import load_settings
 
@@ -304,7 +304,7 @@ def bench(
     ] = None,
     json: JsonOption = False,
 ) -> None:
-    """Measure this machine, part by part: decode, detect, cut, bus, inference, aggregation."""
+    """Measure this machine, part by part: decode, detect, cut, bus, inference, aggregation, scrape."""
     from pipeline.bench import run_bench
     from pipeline.settings import load_settings
 

@@ -12,12 +12,11 @@ from typing import Final, Self
 
 from rich.console import Console, Group
 from rich.live import Live
-from rich.table import Table
 from rich.text import Text
 
 from aggregator.store import Snapshot
 from aggregator.views import cameras_view, merged, tally_view
-from pipeline.report import tally_table
+from pipeline.report import cameras_table, tally_table
 
 PLAIN_INTERVAL_S: Final = 5.0
 
@@ -71,12 +70,6 @@ class Screen:
 def _picture(snapshot: Snapshot, header: str) -> Group:
     columns = {name: tally_view(merged(tallies.values())) for name, tallies in snapshot.windows.items()}
     columns["ended, ever"] = tally_view(merged(snapshot.totals.values()))
-    cameras = Table(title="cameras", title_justify="left", pad_edge=False)
-    for name in ("id", "state", "fps", "frames", "why"):
-        cameras.add_column(name, justify="right" if name in {"fps", "frames"} else "left")
-    for camera in cameras_view(snapshot.cameras, time.time()):
-        style = "green" if camera["state"] in {"running", "ended"} else "red"
-        cameras.add_row(
-            camera["id"], Text(camera["state"], style), f"{camera['fps']:.0f}", str(camera["frames"]), camera["reason"]
-        )
+    now = time.time()
+    cameras = cameras_table(cameras_view(snapshot.cameras, now), now)
     return Group(tally_table("visitors first seen within the last ...", columns), cameras, Text.from_markup(header))

@@ -53,14 +53,34 @@ def metrics_page() -> str:
         "partitions); no track, person or address is ever one. The visitor metrics are read from the store at every scrape and",
         "are the same on every aggregator: take `max without (instance)` before summing, as the recording rules do.",
         "",
-        "| metric | type | labels | owner | what it says |",
-        "|---|---|---|---|---|",
+        "The number of series is bounded: *series* says how many a metric has at most, for each camera where *camera* is a",
+        "label, else in each process; with the five windows and twelve partitions of the defaults. Counters stand at zero from",
+        f"the start. A camera has {_series_of_a_camera('ingest')} series at its ingest worker, and at each aggregator at most",
+        f"{_series_of_a_camera('aggregator')}, once every cell of every window has been filled: what is zero is not shown.",
+        "",
+        "| metric | type | unit | labels | series | owner | what it says |",
+        "|---|---|---|---|---|---|---|",
     ]
-    lines += [
-        f"| `{metric.name}` | {metric.kind} | {', '.join(metric.labels)} | {metric.owner} | {metric.help} |"
-        for metric in declared()
-    ]
+    for metric in declared():
+        labels = ", ".join(metric.labels)
+        if metric.reasons:
+            labels += f" ({', '.join(metric.reasons)})"
+        each = next((f" a {label}" for label in ("camera", "topic") if label in metric.labels), "")
+        cells = (
+            f"`{metric.name}`",
+            metric.kind,
+            metric.measured_in,
+            labels,
+            f"{metric.series()}{each}",
+            metric.owner,
+            metric.help,
+        )
+        lines.append(f"| {' | '.join(cells)} |")
     return _joined(lines)
+
+
+def _series_of_a_camera(owner: str) -> int:
+    return sum(metric.series() for metric in declared() if metric.owner == owner and "camera" in metric.labels)
 
 
 def _joined(lines: list[str]) -> str:

@@ -87,3 +87,12 @@ class SourceTooFast(SourceLost):
     """More comes than any camera sends."""
 
     reason = "too_fast"
+
+
+def source_reasons() -> tuple[str, ...]:
+    """List every reason for which a camera can be lost: the closed set that metrics and states draw from."""
+
+    def below(kind: type[SourceLost]) -> list[str]:
+        return [kind.reason, *(reason for narrower in kind.__subclasses__() for reason in below(narrower))]
+
+    return tuple(dict.fromkeys(below(SourceLost)))

@@ -1,20 +1,31 @@
-"""What every service answers: /healthz, /readyz and /metrics; the aggregator adds its API and page to the same app."""
+"""What every service answers: /healthz, /readyz and /metrics; the aggregator adds its API and page to the same app.
+
+Whatever is refused or fails is a problem as RFC 9457 describes them. With a token, everything that holds figures asks for it;
+/healthz and /readyz, which whoever restarts services asks, hold none.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import secrets
 import socket
 import threading
 from collections.abc import Awaitable, Callable
-from typing import Final
+from http import HTTPStatus
+from typing import Annotated, Any, Final
 
 import uvicorn
-from fastapi import FastAPI, Request, Response
+from fastapi import Depends, FastAPI, HTTPException, Request, Response
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry
+from pydantic import BaseModel, Field, SecretStr
+from starlette.exceptions import HTTPException as AnyHTTPException
 
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, TransportError
+from pipeline.exposition import exposition
 
 SECURITY_HEADERS: Final = {
     "Content-Security-Policy": "default-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'",
@@ -27,9 +38,70 @@ Problems = Callable[[], list[str]]
 """What keeps the service from being ready, in words; none when it is."""
 
 
-def make_app(title: str, registry: CollectorRegistry, problems: Problems) -> FastAPI:
-    """Make the app that every service serves."""
+class Problem(BaseModel):
+    """Why a request was not answered, as RFC 9457 has it."""
+
+    type: str = Field("about:blank", description="kind of problem")
+    title: str = Field(description="the same for every problem of this status")
+    status: int = Field(description="the HTTP status")
+    detail: str = Field(description="what is wrong here, and what to do")
+
+
+class Alive(BaseModel):
+    """That a process answers."""
+
+    status: str
+
+
+class Ready(Alive):
+    """Whether a service does its work."""
+
+    problems: list[str]
+
+
+def problem(status: int, detail: str, *, headers: dict[str, str] | None = None) -> JSONResponse:
+    """Answer with a problem."""
+    said = Problem(type="about:blank", title=HTTPStatus(status).phrase, status=status, detail=detail)
+    return JSONResponse(
+        said.model_dump(), status_code=status, media_type="application/problem+json", headers=headers or {}
+    )
+
+
+def described(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """Describe the problems that a path may answer with, for OpenAPI."""
+    schema = {"schema": {"$ref": "#/components/schemas/Problem"}}
+    return {
+        status: {
+            "description": HTTPStatus(status).phrase,
+            "content": {"application/problem+json": schema},
+            "model": Problem,
+        }
+        for status in statuses
+    }
+
+
+def _guard(token: SecretStr | None) -> list[Any]:
+    """Give the dependencies of a path that holds figures: none without a token."""
+    wanted = token.get_secret_value().encode() if token else b""
+    if not wanted:
+        return []
+
+    def check(given: Annotated[HTTPAuthorizationCredentials | None, Depends(HTTPBearer(auto_error=False))]) -> None:
+        said = given.credentials.encode() if given else b""
+        if not secrets.compare_digest(said, wanted):
+            raise HTTPException(
+                401,
+                "send the header 'Authorization: Bearer TOKEN' with the value of DEMOGRAPHICS_HTTP__TOKEN",
+                headers={"WWW-Authenticate": "Bearer"},
+            )
+
+    return [Depends(check)]
+
+
+def make_app(title: str, registry: CollectorRegistry, problems: Problems, *, token: SecretStr | None = None) -> FastAPI:
+    """Make the app that every service serves; `app.state.guarded` has the dependencies of whatever else holds figures."""
     app = FastAPI(title=title, version="1", docs_url=None, redoc_url=None, openapi_url="/api/v1/openapi.json")
+    guarded = app.state.guarded = _guard(token)
 
     @app.middleware("http")
     async def add_headers(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
@@ -38,25 +110,60 @@ def make_app(title: str, registry: CollectorRegistry, problems: Problems) -> Fas
             response.headers.setdefault(name, value)
         return response
 
-    @app.get("/healthz", tags=["operations"])
-    def healthz() -> dict[str, str]:
-        """Say that the process is alive."""
-        return {"status": "ok"}
+    @app.exception_handler(AnyHTTPException)
+    async def refused(_request: Request, error: AnyHTTPException) -> JSONResponse:
+        allowed = {"Allow": "GET"} if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED else {}
+        said = (
+            error.detail
+            if error.detail != HTTPStatus(error.status_code).phrase
+            else _DETAILS.get(error.status_code, "")
+        )
+        return problem(error.status_code, said or error.detail, headers={**allowed, **(error.headers or {})})
 
-    @app.get("/readyz", tags=["operations"])
-    def readyz() -> JSONResponse:
+    @app.exception_handler(RequestValidationError)
+    async def invalid(_request: Request, error: RequestValidationError) -> JSONResponse:
+        return problem(422, "; ".join(f"{found['loc'][-1]}: {found['msg']}" for found in error.errors()))
+
+    @app.exception_handler(TransportError)
+    async def unavailable(_request: Request, error: TransportError) -> JSONResponse:
+        return problem(503, str(error))
+
+    @app.exception_handler(Exception)
+    async def failed(_request: Request, _error: Exception) -> JSONResponse:
+        return problem(500, "this is a fault of the service; its log says more")
+
+    @app.get("/healthz", tags=["operations"])
+    def healthz() -> Alive:
+        """Say that the process is alive."""
+        return Alive(status="ok")
+
+    @app.get("/readyz", tags=["operations"], responses={503: {"model": Ready, "description": "Not ready, and why"}})
+    def readyz(response: Response) -> Ready:
         """Say whether the service can do its work, and if not, why."""
         found = problems()
-        return JSONResponse(
-            {"status": "waiting" if found else "ok", "problems": found}, status_code=503 if found else 200
-        )
+        response.status_code = 503 if found else 200
+        return Ready(status="waiting" if found else "ok", problems=found)
 
-    @app.get("/metrics", tags=["operations"])
+    text = {"content": {"text/plain": {"schema": {"type": "string"}}}, "description": "Prometheus' text format"}
+
+    @app.get(
+        "/metrics",
+        tags=["operations"],
+        dependencies=guarded,
+        response_class=Response,
+        responses={200: text, **(described(401) if guarded else {})},
+    )
     def metrics() -> Response:
         """Give the metrics in Prometheus' text format."""
-        return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
+        return Response(exposition(registry), media_type=CONTENT_TYPE_LATEST)
 
     return app
+
+
+_DETAILS: Final = {
+    404: "there is no such path; /api/v1/openapi.json lists those that there are",
+    405: "this API is read-only; ask with GET",
+}
 
 
 class HttpServer:

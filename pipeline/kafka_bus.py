@@ -21,12 +21,13 @@ import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import partial
-from math import ceil
+from math import ceil, inf
 from typing import Any, Final, TypeVar
 
 import structlog
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer
 from kafka import TopicPartition as KafkaTopicPartition
+from kafka.admin import ConfigResource, ConfigResourceType
 from kafka.consumer.subscription_state import ConsumerRebalanceListener
 from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
 from kafka.errors import (
@@ -646,6 +647,20 @@ class KafkaBus:
                     _log.info("topic_created", topic=name, partitions=creation["num_partitions"])
             admin.wait_for_topics(list(missing), timeout_ms=int(self._timeout_s * 1000))
 
+    def retentions(self, topics: Sequence[str]) -> dict[str, float]:
+        """Say how long the broker keeps each topic's records, in seconds; infinity for ever. Raises TransportError."""
+        wanted = [ConfigResource(ConfigResourceType.TOPIC, topic) for topic in topics]
+        with (
+            _errors_name(self._servers, "reading the topics' settings"),
+            contextlib.closing(self._clients.make(KafkaAdminClient)) as admin,
+        ):
+            described = admin.describe_configs(wanted, config_filter="all")["topic"]
+        return {
+            topic: _retention_s({key: entry["value"] for key, entry in entries.items()})
+            for topic in topics
+            if (entries := described.get(topic))  # a topic that is not there has none
+        }
+
     def producer(self, *, max_in_flight: int = 1000, send_timeout_s: float = 10.0) -> KafkaBusProducer:
         """Open a producer; raises TransportError when no broker answers."""
         connect = partial(
@@ -744,6 +759,14 @@ class KafkaBus:
         with self._lock:
             self._opened = [*(one for one in self._opened if not one.closed), made]
         return made
+
+
+def _retention_s(configuration: Mapping[str, Any]) -> float:
+    """Say what a topic's settings mean: a record lies in its segment until that is closed, and then for the retention."""
+    retention_ms = int(configuration["retention.ms"])
+    if retention_ms < 0 or "delete" not in str(configuration["cleanup.policy"]):
+        return inf
+    return (retention_ms + min(int(configuration["segment.ms"]), retention_ms)) / 1000
 
 
 def _creation(spec: TopicSpec) -> dict[str, Any]:

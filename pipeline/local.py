@@ -16,6 +16,7 @@ import structlog
 
 from aggregator.api import mount_api
 from aggregator.exporter import VisitorsCollector
+from aggregator.health import PipelineHealth
 from aggregator.redis_store import RedisStore
 from aggregator.service import GROUP as AGGREGATOR_GROUP
 from aggregator.service import AggregatorService, windows_of
@@ -91,8 +92,9 @@ class LocalRun:
         self._stack.callback(self.store.close)
         self.telemetry.collect_with(VisitorsCollector(self.store, self.windows, self.telemetry))
 
-        app = make_app("demographics", self.telemetry.registry, self.problems)
-        mount_api(app, self.store, self.windows)
+        app = make_app("demographics", self.telemetry.registry, self.problems, token=settings.http.token)
+        health = PipelineHealth(self.telemetry, lambda: list(self._failures))
+        mount_api(app, self.store, self.windows, health)
         port = self._port if self._port is not None else settings.http.port
         self.http = HttpServer(app, host=settings.http.host, port=DEFAULT_PORT if port is None else port)
         self._stack.callback(self.http.close)

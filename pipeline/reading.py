@@ -1,38 +1,51 @@
-"""`demographics report`: the counters as they are now, read from the store."""
+"""`demographics report`: what the page shows, in a terminal, read from the store."""
 
 from __future__ import annotations
 
 import time
 from typing import Any, Final
 
-from rich.table import Table
+from rich.console import Group, RenderableType
 
 from aggregator.redis_store import RedisStore
 from aggregator.service import windows_of
-from aggregator.views import windows_view
+from aggregator.views import cameras_view, series_view, windows_view
 from aggregator.windows import retentions
 from pipeline.errors import ConfigError
-from pipeline.report import tally_table
+from pipeline.report import cameras_table, tally_table, trend_line
 from pipeline.settings import Settings, known_names
 
 ALL: Final = "all"
 
 
-def read_report(settings: Settings, window: str) -> tuple[dict[str, Any], Table]:
-    """Read one rolling window, or *all* of them; as a document and as a table. Raises ConfigError and TransportError."""
+def read_report(settings: Settings, window: str) -> tuple[dict[str, Any], Group]:
+    """Read what the page shows, of one rolling window or of *all*: as a document and for the terminal.
+
+    Raises ConfigError and TransportError.
+    """
     windows = windows_of(settings)
     names = [kept.name for kept in windows]
     if window not in {*names, ALL}:
         raise ConfigError(f"--window {window}: no such window; {known_names([*names, ALL], window)}")
+    drawn = next((kept for kept in windows if kept.name == window), windows[-1])
     store = RedisStore(settings.redis.url.get_secret_value(), retentions(windows), namespace=settings.redis.namespace)
     try:
         now = time.time()
-        document = windows_view(store.snapshot(now, windows), windows, now)
+        snapshot = store.snapshot(now, windows)
+        series = series_view(store.series(now, drawn), drawn)
     finally:
         store.close()
+    document = windows_view(snapshot, windows, now)
+    cameras = cameras_view(snapshot.cameras, now)
+    more = {
+        "status": cameras,
+        "trend": [{key: b[key] for key in ("start", "visitors", "unknown")} for b in series["buckets"]],
+    }
+    below: list[RenderableType] = [trend_line(series), *([cameras_table(cameras, now)] if cameras else [])]
     if window == ALL:
         columns = {shown["name"]: shown for shown in document["windows"]} | {"ended, ever": document["total"]}
-        return document, tally_table("visitors first seen within the last ...", columns)
+        return document | more, Group(tally_table("visitors first seen within the last ...", columns), *below)
     (shown,) = (shown for shown in document["windows"] if shown["name"] == window)
     columns = {"all cameras": shown} | shown["cameras"]
-    return shown, tally_table(f"visitors first seen within the last {window}", columns)
+    table = tally_table(f"visitors first seen within the last {window}", columns, shares=True)
+    return shown | more, Group(table, *below)

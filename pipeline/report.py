@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
+from datetime import UTC, datetime
+from typing import Any, Final
 
 from rich.table import Table
+from rich.text import Text
 
 from aggregator.step import Closed
 from pipeline.attributes import AGE_BANDS, ETHNICITIES, GENDERS
@@ -67,21 +70,71 @@ def _track(item: Closed) -> dict[str, Any]:
     }
 
 
-def tally_table(title: str, columns: dict[str, dict[str, Any]]) -> Table:
-    """Draw tallies (see aggregator.views.tally_view) side by side, one column each."""
+def tally_table(title: str, columns: dict[str, dict[str, Any]], *, shares: bool = False) -> Table:
+    """Draw tallies (see aggregator.views.tally_view) side by side, one column each; *shares* adds those of the first."""
     table = Table(title=title, title_justify="left", pad_edge=False)
     table.add_column("")
-    for name in columns:
+    names = list(columns)
+    for name in names:
         table.add_column(name, justify="right")
+        if shares and name == names[0]:
+            table.add_column("share", justify="right")
 
-    def row(label: str, values: list[int], *, style: str = "") -> None:
-        table.add_row(label, *(str(value) if value else "·" for value in values), style=style)
+    def row(label: str, values: list[int], of: int, *, style: str = "") -> None:
+        cells = [str(value) if value else "·" for value in values]
+        if shares:
+            cells.insert(1, f"{values[0] / of:.0%}" if of and values[0] else "")
+        table.add_row(label, *cells, style=style)
 
-    row("visitors", [tally["visitors"] for tally in columns.values()], style="bold")
-    row("unknown", [tally["unknown"] for tally in columns.values()])
+    tallies = list(columns.values())
+    row("visitors", [tally["visitors"] for tally in tallies], 0, style="bold")
+    row("unknown", [tally["unknown"] for tally in tallies], tallies[0]["visitors"])
     for attribute in ("gender", "age_band", "ethnicity"):
         table.add_section()
-        labels: dict[str, None] = {label: None for tally in columns.values() for label in tally[attribute]}
+        labels: dict[str, None] = {label: None for tally in tallies for label in tally[attribute]}
+        known = sum(tallies[0][attribute].values())
         for label in labels:
-            row(label, [tally[attribute].get(label, 0) for tally in columns.values()])
+            row(label, [tally[attribute].get(label, 0) for tally in tallies], known)
+    return table
+
+
+_BLOCKS: Final = " ▁▂▃▄▅▆▇█"
+
+
+def trend_line(series: dict[str, Any]) -> Text:
+    """Draw a series (see aggregator.views.series_view) as a line of bars, oldest first, with its busiest time in words."""
+    buckets = series["buckets"]
+    counts = [bucket["visitors"] for bucket in buckets]
+    most = max(counts, default=0)
+    # Whoever came is seen: one visitor is never drawn as none.
+    bars = "".join(_BLOCKS[math.ceil(8 * count / most) if most else 0] for count in counts)
+    said = "nobody yet"
+    if most:
+        busiest = datetime.fromtimestamp(buckets[counts.index(most)]["start"], UTC).astimezone()
+        said = f"busiest from {busiest:%H:%M}: {most} in {series['bucket_s']} s"
+    return Text.assemble(
+        (f"\nlast {series['window']}, {series['bucket_s']} s each: ", "dim"), f"▏{bars}▕ ", (said, "dim")
+    )
+
+
+def cameras_table(cameras: Sequence[dict[str, Any]], now: float) -> Table:
+    """Draw the cameras (see aggregator.views.cameras_view), with their state and the reason for it."""
+    table = Table(title="\ncameras", title_justify="left", pad_edge=False)
+    for name in ("camera", "site", "state"):
+        table.add_column(name)
+    for name in ("frames/s", "frames", "reconnects", "heard"):
+        table.add_column(name, justify="right")
+    table.add_column("reason")
+    for camera in cameras:
+        table.add_row(
+            camera["id"],
+            camera["site"],
+            camera["state"],
+            f"{camera['fps']:.1f}",
+            str(camera["frames"]),
+            str(camera["reconnects"]),
+            f"{max(0.0, now - camera['reported_at']):.0f} s ago",
+            Text("" if camera["state"] == "running" else camera["reason"]),
+            style="" if camera["state"] in {"running", "ended"} else "red",
+        )
     return table

@@ -43,6 +43,13 @@ def _windows(names: tuple[str, ...]) -> tuple[str, ...]:
     return names
 
 
+def _token(token: SecretStr) -> SecretStr:
+    text = token.get_secret_value()
+    if text and (len(text) < 16 or not text.isascii() or not text.isprintable() or " " in text):
+        raise ValueError("is no good token; use 16 or more letters and digits, such as `openssl rand -hex 16` gives")
+    return token
+
+
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -191,6 +198,10 @@ class HttpSettings(_Section):
     host: str = Field("127.0.0.1", description="address to listen on; 0.0.0.0 in a container")
     port: int | None = Field(
         None, ge=0, le=65535, description="empty: 8080 aggregator and all-in-one, 9101 ingest, 9102 inference; 0: any"
+    )
+    token: Annotated[SecretStr, AfterValidator(_token)] = Field(
+        SecretStr(""),
+        description="who asks for /api or /metrics must send it as `Authorization: Bearer`; empty: whoever reaches them may",
     )
 
 

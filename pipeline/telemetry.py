@@ -1,7 +1,8 @@
 """What the services say of themselves: every metric in one place, and structured logs.
 
-A metric is declared here once: name, help, labels, who owns it. Labels come from closed sets (sites, cameras, reasons,
-partitions), never a track, a person or an address. docs/metrics.md is generated from this module (`make docs`).
+A metric is declared here once: name, help, unit, labels, who owns it. Labels come from closed sets (sites, cameras, reasons,
+partitions), never a track, a person or an address, so that a camera has a number of series that can be said beforehand.
+docs/metrics.md is generated from this module (`make docs`).
 """
 
 from __future__ import annotations
@@ -14,17 +15,36 @@ from time import perf_counter
 from typing import Final, Literal, NamedTuple, TextIO
 
 import structlog
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
 from prometheus_client.registry import Collector
 
+from pipeline.attributes import AGE_BANDS, ETHNICITIES, GENDERS
+from pipeline.errors import InvalidMessage, source_reasons
 from pipeline.redaction import redact_event
 
 Kind = Literal["counter", "gauge", "histogram"]
 Owner = Literal["ingest", "inference", "aggregator", "every service"]
 
+disable_created_metrics()  # type: ignore[no-untyped-call]  # the second at which a series was made: read by nobody, and it would double the counters
+
+# What the name of a metric ends in, and what that says of its unit. A counter without one counts what its name says.
+_SUFFIXES: Final = {
+    "_seconds": "seconds",
+    "_px": "pixels",
+    "_fps": "frames a second",
+    "_years": "years",
+    "_ratio": "0 to 1",
+    "_bytes": "bytes",
+    "_up": "0 or 1",
+}
+
 
 class Metric(NamedTuple):
-    """One declaration. `collected` metrics are built per scrape from the store, not kept in the process."""
+    """One declaration. `collected` metrics are built per scrape from the store, not kept in the process.
+
+    `reasons` are the values of the last label where they are known beforehand: their series stand at zero from the start, so
+    that the first event is an increase. `unit` is needed where neither the name ends in it nor a counter's name says it.
+    """
 
     name: str
     kind: Kind
@@ -33,6 +53,30 @@ class Metric(NamedTuple):
     labels: tuple[str, ...] = ()
     buckets: tuple[float, ...] = ()
     collected: bool = False
+    reasons: tuple[str, ...] = ()
+    unit: str = ""
+
+    @property
+    def measured_in(self) -> str:
+        """The unit; empty where nothing says it, which a test refuses."""
+        if self.unit:
+            return self.unit
+        said = next((unit for suffix, unit in _SUFFIXES.items() if self.name.endswith(suffix)), "")
+        if said or self.kind != "counter":
+            return said
+        return self.name.removeprefix("demographics_").removesuffix("_total").replace("_", " ")
+
+    def series(self, *, windows: int = 5, partitions: int = 12) -> int:
+        """Count the series that it has at most: for each camera where it has that label, else in each process."""
+        sizes = {"window": windows, "partition": partitions, "gender": 1, "ethnicity": len(ETHNICITIES) + 1}
+        # Gender and age band are unknown together, or both are known.
+        sizes["age_band"] = len(GENDERS) * len(AGE_BANDS) + 1
+        if self.reasons:
+            sizes[self.labels[-1]] = len(self.reasons)
+        count = len(self.buckets) + 3 if self.buckets else 1
+        for label in self.labels:
+            count *= sizes.get(label, 1)
+        return count
 
 
 _FAST: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
@@ -47,6 +91,7 @@ VISITORS = Metric(
     "aggregator",
     (*_CAMERA, "window", "gender", "age_band"),
     collected=True,
+    unit="visitors",
 )
 VISITORS_BY_ETHNICITY = Metric(
     "demographics_visitors_by_ethnicity",
@@ -55,6 +100,7 @@ VISITORS_BY_ETHNICITY = Metric(
     "aggregator",
     (*_CAMERA, "window", "ethnicity"),
     collected=True,
+    unit="visitors",
 )
 VISITORS_TOTAL = Metric(
     "demographics_visitors_total",
@@ -62,6 +108,22 @@ VISITORS_TOTAL = Metric(
     "Visitors whose passage has ended, ever; kept in the store.",
     "aggregator",
     (*_CAMERA, "gender", "age_band"),
+    collected=True,
+)
+CAMERA_STATE = Metric(
+    "demographics_camera_state",
+    "gauge",
+    "1 for the state that the camera is in, as the page shows it; `silent`: its worker has said nothing for 15 seconds.",
+    "aggregator",
+    (*_CAMERA, "state"),
+    collected=True,
+    unit="0 or 1",
+)
+STORE_UP = Metric(
+    "demographics_store_up",
+    "gauge",
+    "1 where this scrape could read the counts; 0: Redis does not answer, and the visitor metrics are missing.",
+    "aggregator",
     collected=True,
 )
 
@@ -98,6 +160,7 @@ DROPS = Metric(
     "Lost on purpose: frames that a newer one replaced (newest_wins), messages that the bus did not take (bus).",
     "ingest",
     (*_CAMERA, "reason"),
+    reasons=("newest_wins", "bus"),
 )
 REJECTS = Metric(
     "demographics_rejects_total",
@@ -106,6 +169,7 @@ REJECTS = Metric(
     "does not count (not_counted), crops below a bar (small, blurred, turned, dark, quality, landmarks).",
     "ingest",
     (*_CAMERA, "reason"),
+    reasons=("unconfirmed", "quality"),
 )
 BAD_FRAMES = Metric(
     "demographics_bad_frames_total",
@@ -144,6 +208,7 @@ CONNECTS_FAILED = Metric(
     "Connections that failed or were lost, by reason.",
     "ingest",
     (*_CAMERA, "reason"),
+    reasons=source_reasons(),
 )
 RECONNECTS = Metric(
     "demographics_camera_reconnects_total", "counter", "Connections made after the first.", "ingest", _CAMERA
@@ -174,14 +239,73 @@ BATCH_FILL = Metric(
     "inference",
     (),
     (1, 2, 4, 8, 16, 32, 64, 128),
+    unit="face crops",
 )
 PREDICTIONS_TOTAL = Metric("demographics_predictions_total", "counter", "Face crops predicted.", "inference")
+CAPTURE_TO_BUS = Metric(
+    "demographics_capture_to_bus_seconds",
+    "histogram",
+    "From the frame to the topic of face crops, of each crop as it is predicted.",
+    "inference",
+    (),
+    _SLOW,
+)
+BUS_TO_PREDICTION = Metric(
+    "demographics_bus_to_prediction_seconds",
+    "histogram",
+    "From the topic of face crops to the published prediction: waiting, decoding, the network.",
+    "inference",
+    (),
+    _SLOW,
+)
+# What the model says, so that a change of its inputs or of itself shows before the counts go wrong.
+CONFIDENCE = Metric(
+    "demographics_confidence_ratio",
+    "histogram",
+    "Probability of the label that the model thought likeliest, of each face crop, by head.",
+    "inference",
+    ("head",),
+    (0.25, 0.35, 0.45, 0.55, 0.65, 0.75, 0.85, 0.9, 0.95, 0.99),
+    reasons=("gender", "ethnicity"),
+)
+PREDICTED_AGE = Metric(
+    "demographics_predicted_age_years",
+    "histogram",
+    "Age that the model estimates, of each face crop.",
+    "inference",
+    (),
+    (10, 18, 25, 30, 35, 40, 45, 50, 55, 60, 65, 70, 80),
+)
+AGE_SPREAD = Metric(
+    "demographics_age_spread_years",
+    "histogram",
+    "How unsure the model is of the age: the standard deviation over years, of each face crop.",
+    "inference",
+    (),
+    (2, 3, 4, 5, 6, 7, 8, 10, 12, 15, 20),
+)
+CROP_QUALITY = Metric(
+    "demographics_crop_quality_ratio",
+    "histogram",
+    "How usable the predicted face crops were: size, sharpness, frontality, detector's score.",
+    "inference",
+    (),
+    (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9),
+)
 
 # --- aggregator -----------------------------------------------------------------------------------------------------------
 CAPTURE_TO_COUNT = Metric(
     "demographics_capture_to_count_seconds",
     "histogram",
     "From the frame to the store, of each prediction as it is applied.",
+    "aggregator",
+    (),
+    _SLOW,
+)
+BUS_TO_COUNT = Metric(
+    "demographics_bus_to_count_seconds",
+    "histogram",
+    "From the topic of predictions to the store, of each record as it is applied.",
     "aggregator",
     (),
     _SLOW,
@@ -201,9 +325,24 @@ MISSING = Metric(
     "Predictions that the log no longer had when they were to be counted; the counts lack them.",
     "aggregator",
 )
-OPEN_TRACKS = Metric("demographics_open_tracks", "gauge", "Tracks that have not ended.", "aggregator")
+OPEN_TRACKS = Metric("demographics_open_tracks", "gauge", "Tracks that have not ended.", "aggregator", unit="tracks")
 STORE_RETRIES = Metric(
     "demographics_store_failures_total", "counter", "Calls that the store did not answer.", "aggregator"
+)
+STORE_READ_SECONDS = Metric(
+    "demographics_store_read_seconds",
+    "histogram",
+    "Time to read every count from the store, for a scrape.",
+    "aggregator",
+    (),
+    _FAST,
+)
+TOPIC_RETENTION = Metric(
+    "demographics_topic_retention_seconds",
+    "gauge",
+    "How long the topic's records may stay on the broker's disk, as the broker has it; +Inf: for ever.",
+    "aggregator",
+    ("topic",),
 )
 
 # --- every service --------------------------------------------------------------------------------------------------------
@@ -213,9 +352,22 @@ LAG = Metric(
     "Records of the partition that have not been read.",
     "every service",
     ("topic", "partition"),
+    unit="records",
+)
+STALLS = Metric(
+    "demographics_partition_stalls_total",
+    "counter",
+    "Times that a partition was found to stand still although it has more, and was fetched anew.",
+    "every service",
+    ("topic", "partition"),
 )
 DEAD_LETTERS_TOTAL = Metric(
-    "demographics_dead_letters_total", "counter", "Records that will never decode.", "every service", ("reason",)
+    "demographics_dead_letters_total",
+    "counter",
+    "Records that will never decode.",
+    "every service",
+    ("reason",),
+    reasons=InvalidMessage.REASONS,
 )
 BUS_FAILURES = Metric(
     "demographics_bus_failures_total",
@@ -240,6 +392,21 @@ class Telemetry:
         self._kept: dict[str, Counter | Gauge | Histogram] = {
             metric.name: self._make(metric) for metric in declared() if metric.owner in wanted and not metric.collected
         }
+        self._by_camera = [
+            metric
+            for metric in declared()
+            if metric.name in self._kept and metric.labels[:2] == _CAMERA and metric.kind != "gauge"
+        ]
+        for metric in declared():
+            if metric.name in self._kept and len(metric.labels) == 1:
+                for reason in metric.reasons:
+                    self._child(metric, {metric.labels[0]: reason})
+
+    def introduce_camera(self, site: str, camera: str) -> None:
+        """Stand every counter of a camera at zero, so that the first event is an increase."""
+        for metric in self._by_camera:
+            for reason in metric.reasons or ("",):
+                self._child(metric, dict(zip(metric.labels, (site, camera, reason), strict=False)))
 
     def _make(self, metric: Metric) -> Counter | Gauge | Histogram:
         if metric.kind == "counter":
@@ -273,6 +440,12 @@ class Telemetry:
     def forget(self, metric: Metric) -> None:
         """Drop every labelled series, before those that still hold are set again."""
         self._kept[metric.name].clear()
+
+    def samples(self, metric: Metric) -> list[tuple[str, dict[str, str], float]]:
+        """Read what is kept of *metric*: name, labels and value of every sample; nothing where it is not kept here."""
+        kept = self._kept.get(metric.name)
+        families = kept.collect() if kept else ()
+        return [(sample.name, sample.labels, sample.value) for family in families for sample in family.samples]
 
     @contextmanager
     def timed(self, metric: Metric, **labels: str) -> Iterator[None]:

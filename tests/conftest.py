@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import shutil
 import warnings
 from collections.abc import Iterator
 from uuid import uuid4
 
 import pytest
+from playwright.sync_api import Browser, sync_playwright
 
 from tests.servers import KafkaServer, ValkeyServer
 
@@ -39,3 +41,17 @@ def valkey_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ValkeySe
 def topic_prefix() -> str:
     """Begin the names of topics, groups and keys with this, and no other test meets them."""
     return f"t{uuid4().hex[:8]}-"
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """Run the system's own Chromium; Playwright only drives it."""
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if not chromium:
+        if os.environ.get("CI") == "true":
+            pytest.fail("CI looks at the page with a real browser, but there is no chromium on the PATH")
+        pytest.skip("there is no chromium on the PATH; Debian's package chromium brings it")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-dev-shm-usage"])
+        yield browser
+        browser.close()

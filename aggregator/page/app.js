@@ -5,7 +5,7 @@ import {
   byId, formatAge, formatCompact, formatCount, formatDuration, formatTenth, formatTimeSeconds, make, plural, setAttribute,
   setReach, setText,
 } from "./dom.js";
-import { Feed, fetchJson } from "./feed.js";
+import { Feed, fetchJson, hasToken, keepToken } from "./feed.js";
 import { Trend } from "./trend.js";
 
 const EVER = "ever";
@@ -27,6 +27,12 @@ const STATES = {
   too_fast: ["Too fast", "bad"],
   silent: ["Silent", "bad"],
 };
+const PIPELINE = {
+  good: ["Counting", "good"],
+  quiet: ["Quiet", "rest"],
+  late: ["Behind the cameras", "wait"],
+  trouble: ["In trouble", "bad"],
+};
 const ORDER = { bad: 0, wait: 1, good: 2, rest: 3 };
 
 let state = null;
@@ -45,8 +51,31 @@ const feed = new Feed({
     troubleText = detail;
     if (name === "trouble" || name === "lost") troubleSince ??= performance.now();
     else troubleSince = null;
+    lock(name === "locked");
     showPhase();
   },
+});
+
+// --- the token ------------------------------------------------------------------------------------------------------------
+
+/** Ask for the token where the service wants one. */
+function lock(locked) {
+  const form = byId("unlock");
+  if (form.hidden === !locked) return;
+  form.hidden = !locked;
+  byId("main").hidden = locked;
+  if (!locked) return;
+  setText(byId("unlock-said"), hasToken() ? "The token that was given is not the one." : "");
+  keepToken("");
+  byId("token").focus();
+}
+
+byId("unlock").addEventListener("submit", (event) => {
+  event.preventDefault();
+  keepToken(byId("token").value.trim());
+  byId("token").value = "";
+  byId("unlock").hidden = true;
+  feed.openStream();
 });
 
 // --- which window ---------------------------------------------------------------------------------------------------------
@@ -176,6 +205,26 @@ function showCameras(window) {
   setText(byId("cameras-scope"), `visitors: ${scope(window)}`);
 }
 
+// --- the pipeline ---------------------------------------------------------------------------------------------------------
+
+function showPipeline(pipeline) {
+  const [word, kind] = PIPELINE[pipeline.state] ?? [pipeline.state, "wait"];
+  const node = byId("pipeline-state");
+  setAttribute(node, "data-kind", kind);
+  setText(node.querySelector(".word"), word);
+  setText(byId("pipeline-problems"), pipeline.problems.join(" "));
+  byId("pipeline-problems").hidden = !pipeline.problems.length;
+  const { latency_s: latency, waiting } = pipeline;
+  const seconds = (n) => `${formatTenth(n)} s`;
+  setText(byId("pipeline-half"), latency ? seconds(latency.half) : "–");
+  setText(byId("pipeline-most"), latency ? seconds(latency.most) : "–");
+  setText(byId("pipeline-rate"), formatTenth(pipeline.records_per_s));
+  setText(byId("pipeline-waiting"), formatCompact(Object.values(waiting).reduce((all, n) => all + n, 0)));
+  setText(byId("pipeline-open"), formatCount(pipeline.open_tracks));
+  setText(byId("pipeline-dead"), formatCount(pipeline.dead_letters));
+  setText(byId("pipeline-scope"), "camera to count, last minute");
+}
+
 // --- the whole ------------------------------------------------------------------------------------------------------------
 
 function show() {
@@ -190,6 +239,7 @@ function show() {
   showPyramid(byId("pyramid"), window, has);
   showShares(byId("shares"), window, has);
   showCameras(window);
+  showPipeline(state.pipeline);
   setText(byId("clock"), formatTimeSeconds(state.now));
   byId("clock").dateTime = new Date(state.now * 1000).toISOString();
   document.title = `${formatCount(window.visitors)} visitors, ${scope(window)}`;
@@ -244,7 +294,7 @@ function condition() {
   return null;
 }
 
-const PILLS = { loading: "Connecting", live: "Live", polling: "Live", waiting: "Reconnecting", trouble: "Trouble",
+const PILLS = { loading: "Connecting", locked: "Locked", live: "Live", polling: "Live", waiting: "Reconnecting", trouble: "Trouble",
                 lost: "Offline", stale: "Stale" };
 
 function showPhase() {

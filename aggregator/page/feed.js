@@ -1,7 +1,8 @@
 /* Where the figures come from: server-sent events; where those fail, polling; and the truth about which it is.
 
    Phases: loading (nothing yet), live (events), polling (asked for, every two seconds), trouble (the service answers, but
-   cannot read its counts), lost (nothing answers). The age of the data is counted on this machine's own steady clock, from
+   cannot read its counts), locked (it wants a token), lost (nothing answers). Events are read by fetch, since EventSource
+   cannot send the token. The age of the data is counted on this machine's own steady clock, from
    the moment it came in, so that a wrong wall clock here or there says nothing false. */
 
 const STREAM = "/api/v1/stream";
@@ -11,9 +12,26 @@ const RETRY_STREAM_MS = 10000;
 const REQUEST_MS = 5000;
 const HIDDEN_MS = 30000; // a page that nobody sees lets go of its connection
 
+const TOKEN = "demographics-token"; // kept for as long as the tab is open
+
+/** Ask with the token, where one was given. */
+function ask(address, signal) {
+  const token = sessionStorage.getItem(TOKEN);
+  const headers = token ? { Authorization: `Bearer ${token}` } : {};
+  return fetch(address, { cache: "no-store", headers, signal });
+}
+
+/** Keep a token, or forget it. */
+export function keepToken(token) {
+  if (token) sessionStorage.setItem(TOKEN, token);
+  else sessionStorage.removeItem(TOKEN);
+}
+
+export const hasToken = () => Boolean(sessionStorage.getItem(TOKEN));
+
 /** Read JSON; throws an Error that says what the service said, or that it said nothing (`answered` tells which). */
 export async function fetchJson(address) {
-  const response = await fetch(address, { cache: "no-store", signal: AbortSignal.timeout(REQUEST_MS) });
+  const response = await ask(address, AbortSignal.timeout(REQUEST_MS));
   if (response.ok) return response.json();
   let detail = `the service answered ${response.status}`;
   try {
@@ -53,31 +71,45 @@ export class Feed {
 
   openStream() {
     clearTimeout(this.retryTimer);
-    this.source?.close();
+    this.source?.abort();
     this.heardAt = performance.now();
-    const source = new EventSource(STREAM);
+    const source = new AbortController();
     this.source = source;
-    source.onmessage = (event) => {
-      this.stopPolling();
-      this.heard();
-      this.deliver(JSON.parse(event.data), "live");
-    };
-    source.addEventListener("trouble", (event) => {
-      this.stopPolling();
-      this.heard();
-      this.setPhase("trouble", JSON.parse(event.data));
-    });
-    source.onerror = () => {
+    this.read(source).catch(() => {
       if (source === this.source) this.streamFailed();
-    };
+    });
   }
 
-  heard() {
+  /** Read events until the stream ends, which is a failure: it has no end. */
+  async read(source) {
+    const response = await ask(STREAM, source.signal);
+    if (response.status === 401) {
+      this.stop();
+      this.setPhase("locked", "");
+      return;
+    }
+    if (!response.ok) throw new Error(`the service answered ${response.status}`);
+    const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
+    let text = "";
+    for (;;) {
+      const { done, value } = await reader.read();
+      if (done) throw new Error("the stream has ended");
+      const events = (text + value).split("\n\n");
+      text = events.pop();
+      for (const event of events) this.take(event);
+    }
+  }
+
+  take(event) {
+    const data = event.slice(event.indexOf("data: ") + 6);
+    this.stopPolling();
     this.heardAt = performance.now();
+    if (event.startsWith("event: trouble")) this.setPhase("trouble", JSON.parse(data));
+    else this.deliver(JSON.parse(data), "live");
   }
 
   streamFailed() {
-    this.source?.close();
+    this.source?.abort();
     this.source = null;
     clearTimeout(this.retryTimer);
     this.retryTimer = setTimeout(() => this.openStream(), RETRY_STREAM_MS);
@@ -94,9 +126,15 @@ export class Feed {
     this.pollTimer = mine;
     let outcome;
     try {
-      const [windows, status] = await Promise.all([fetchJson("/api/v1/windows"), fetchJson("/api/v1/cameras")]);
-      outcome = () => this.deliver({ ...windows, status }, "polling");
+      const parts = ["windows", "cameras", "pipeline"].map((part) => fetchJson(`/api/v1/${part}`));
+      const [windows, status, pipeline] = await Promise.all(parts);
+      outcome = () => this.deliver({ ...windows, status, pipeline }, "polling");
     } catch (error) {
+      if (error.status === 401) {
+        this.stop();
+        this.setPhase("locked", "");
+        return;
+      }
       outcome = () => this.setPhase(error.answered ? "trouble" : "lost", error.answered ? error.message : "");
     }
     if (this.pollTimer !== mine) return; // the stream came back meanwhile
@@ -118,7 +156,7 @@ export class Feed {
   }
 
   stop() {
-    this.source?.close();
+    this.source?.abort();
     this.source = null;
     this.stopPolling();
     clearTimeout(this.retryTimer);

@@ -15,27 +15,15 @@ from itertools import count
 from pathlib import Path
 from typing import Final
 
-from grafana_foundation_sdk.builders import (
-    barchart,
-    bargauge,
-    common,
-    dashboard,
-    prometheus,
-    stat,
-    statetimeline,
-    timeseries,
-)
+from grafana_foundation_sdk.builders import barchart, dashboard, table
 from grafana_foundation_sdk.cog.builder import Builder
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.models import common as shapes
 from grafana_foundation_sdk.models.dashboard import (
     DashboardCursorSync,
-    DataSourceRef,
-    DataTransformerConfig,
+    DashboardLinkType,
     DynamicConfigValue,
     FieldColorModeId,
-    Threshold,
-    ThresholdsMode,
     ValueMap,
     ValueMappingResult,
     VariableModel,
@@ -43,165 +31,52 @@ from grafana_foundation_sdk.models.dashboard import (
     VariableRefresh,
     VariableSort,
 )
-from grafana_foundation_sdk.models.prometheus import PromQueryFormat
 
+from aggregator.views import SILENT
+from deploy.grafana.panels import (
+    BAD,
+    GOOD,
+    NOW,
+    PLACE,
+    SOURCE,
+    WAIT,
+    Graph,
+    bars,
+    coloured,
+    distribution,
+    legend,
+    lines,
+    matrix,
+    number,
+    ordered,
+    quantiles,
+    query,
+    stacked,
+    states,
+    thresholds,
+)
 from pipeline.attributes import GENDERS, UNKNOWN
+from pipeline.messages import CAMERA_STATES
 
 FOLDER: Final = Path(__file__).parent / "dashboards"
-SOURCE: Final = DataSourceRef(type_val="prometheus", uid="demographics-prometheus")
 WINDOWS: Final = ("1m", "5m", "15m", "1h", "24h")  # the default of DEMOGRAPHICS_AGGREGATOR__WINDOWS
 SHOWN_FIRST: Final = "15m"
+DAYS: Final = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 
-# Blue and orange can be told apart with every kind of colour vision; the live page uses the same.
-COLOURS: Final = {"male": "#2a6fc9", "female": "#e08a1e", UNKNOWN: "#8591a1"}
-ACCENT: Final = "#1f9e94"
-BAD: Final = "#d64550"
-
-PLACE: Final = 'site=~"$site",camera=~"$camera"'
-NOW: Final = f'window="$window",{PLACE}'
-
-Graph = timeseries.Panel | stat.Panel | bargauge.Panel | barchart.Panel | statetimeline.Panel
+Rows = Iterable[tuple[str, list[Graph]]]
 
 
-def query(
-    expression: str, legend: str = "", *, instant: bool = False, table: bool = False, ref: str = "A"
-) -> prometheus.Dataquery:
-    """Ask Prometheus; at one moment, or over the dashboard's time."""
-    made = prometheus.Dataquery().expr(expression).legend_format(legend or "__auto").ref_id(ref).datasource(SOURCE)
-    if table:
-        made = made.format(PromQueryFormat.TABLE)
-    return made.instant() if instant else made.range()
+# --- visitors --------------------------------------------------------------------------------------------------------------
 
 
-def thresholds(*steps: tuple[float | None, str]) -> dashboard.ThresholdsConfig:
-    """Colour from a value on; the first holds from below."""
-    return (
-        dashboard.ThresholdsConfig()
-        .mode(ThresholdsMode.ABSOLUTE)
-        .steps([Threshold(value=value, color=color) for value, color in steps])
-    )
-
-
-def fixed(colour: str) -> dashboard.FieldColor:
-    """Use one colour."""
-    return dashboard.FieldColor().mode(FieldColorModeId.FIXED).fixed_color(colour)
-
-
-def coloured(name: str) -> tuple[str, list[DynamicConfigValue]]:
-    """Give a series by name its colour."""
-    return name, [DynamicConfigValue(id_val="color", value={"mode": "fixed", "fixedColor": COLOURS[name]})]
-
-
-def last() -> common.ReduceDataOptions:
-    """Show the newest value."""
-    return common.ReduceDataOptions().calcs(["lastNotNull"]).values(values=False)
-
-
-def legend() -> common.VizLegendOptions:
-    """Name the series below the graph."""
-    return (
-        common.VizLegendOptions()
-        .display_mode(shapes.LegendDisplayMode.LIST)
-        .placement(shapes.LegendPlacement.BOTTOM)
-        .show_legend(show_legend=True)
-    )
-
-
-def number(
-    title: str, expression: str, about: str, *, unit: str = "short", decimals: float = 0, width: int = 4
-) -> stat.Panel:
-    """Show one large number and its course."""
-    return (
-        stat.Panel()
-        .title(title)
-        .description(about)
-        .datasource(SOURCE)
-        .with_target(query(expression, title))
-        .unit(unit)
-        .decimals(decimals)
-        .color_scheme(fixed(ACCENT))
-        .color_mode(shapes.BigValueColorMode.VALUE)
-        .graph_mode(shapes.BigValueGraphMode.AREA)
-        .reduce_options(last())
-        .height(4)
-        .span(width)
-    )
-
-
-def lines(
-    title: str, targets: Iterable[prometheus.Dataquery], about: str, *, unit: str = "short", width: int = 8
-) -> timeseries.Panel:
-    """Draw series over time."""
-    panel = (
-        timeseries.Panel()
-        .title(title)
-        .description(about)
-        .datasource(SOURCE)
-        .unit(unit)
-        .min(0)
-        .line_width(2)
-        .fill_opacity(8)
-        .show_points(shapes.VisibilityMode.NEVER)
-        .legend(legend())
-        .tooltip(common.VizTooltipOptions().mode(shapes.TooltipDisplayMode.MULTI).sort(shapes.SortOrder.DESCENDING))
-        .height(8)
-        .span(width)
-    )
-    for target in targets:
-        panel = panel.with_target(target)
-    return panel
-
-
-def stacked(panel: timeseries.Panel) -> timeseries.Panel:
-    """Stack the series: together they are everybody."""
-    return panel.stacking(common.StackingConfig().mode(shapes.StackingMode.NORMAL)).fill_opacity(35)
-
-
-def bars(title: str, expression: str, by: str, about: str, *, unit: str = "short", width: int = 6) -> bargauge.Panel:
-    """Show one bar for each value of a label, as it is now."""
-    return (
-        bargauge.Panel()
-        .title(title)
-        .description(about)
-        .datasource(SOURCE)
-        .with_target(query(expression, "{{" + by + "}}", instant=True))
-        .unit(unit)
-        .min(0)
-        .color_scheme(fixed(ACCENT))
-        .orientation(shapes.VizOrientation.HORIZONTAL)
-        .display_mode(shapes.BarGaugeDisplayMode.BASIC)
-        .value_mode(shapes.BarGaugeValueMode.TEXT)
-        .show_unfilled(show_unfilled=True)
-        .reduce_options(last())
-        .height(9)
-        .span(width)
-    )
-
-
-def quantiles(rates: str) -> list[prometheus.Dataquery]:
-    """Ask for the median and the slow end of a histogram's recorded rates."""
-    return [
-        query(f"histogram_quantile({q}, {rates})", name, ref=ref)
-        for ref, name, q in (
-            ("A", "half are faster", 0.5),
-            ("B", "95 in 100 are faster", 0.95),
-            ("C", "99 in 100 are faster", 0.99),
-        )
-    ]
-
-
-# --- the rows --------------------------------------------------------------------------------------------------------------
-
-
-def visitor_panels() -> list[Graph]:
-    """Say who came."""
+def who_came() -> list[Graph]:
+    """Say how many there are, and who."""
     ever = f"demographics:visitors_total:by_camera{{{PLACE}}}"
-    today = f"{ever} - min_over_time({ever}[$__range])"
     unknown = f'sum(demographics:visitors{{{NOW},gender="{UNKNOWN}"}}) or vector(0)'
     pyramid = (
         barchart.Panel()
         .title("Age and gender, last $window")
-        .description("Visitors by age band. Men left in the pair, women right.")
+        .description("The population pyramid: visitors by age band, a bar for men and one for women.")
         .datasource(SOURCE)
         .with_target(
             query(
@@ -210,12 +85,8 @@ def visitor_panels() -> list[Graph]:
                 table=True,
             )
         )
-        .with_transformation(
-            DataTransformerConfig(
-                id_val="groupingToMatrix",
-                options={"rowField": "age_band", "columnField": "gender", "valueField": "Value", "emptyValue": "zero"},
-            )
-        )
+        .with_transformation(ordered("age_band", descending=True))
+        .with_transformation(matrix("age_band", "gender"))
         .x_field("age_band\\gender")
         .orientation(shapes.VizOrientation.HORIZONTAL)
         .show_value(shapes.VisibilityMode.ALWAYS)
@@ -229,39 +100,34 @@ def visitor_panels() -> list[Graph]:
         .height(9)
         .span(9)
     )
-    over_time = stacked(
-        lines(
-            "Visitors over time, last $window at each moment",
-            [query(f"sum by (gender) (demographics:visitors{{{NOW}}})", "{{gender}}")],
-            "How many were first seen within the window, at every moment.",
-            width=24,
-        )
-    )
     for name in (*GENDERS, UNKNOWN):
         pyramid = pyramid.override_by_name(*coloured(name))
-        over_time = over_time.override_by_name(*coloured(name))
     return [
         number(
             "Now, last $window",
             f"sum(demographics:visitors{{{NOW}}}) or vector(0)",
             "Visitors first seen within the chosen window.",
-            width=6,
+            width=5,
         ).color_mode(shapes.BigValueColorMode.BACKGROUND_SOLID),
-        number("Today", f"sum({today})", "Visitors whose passage has ended since midnight.", width=6).time_from(
-            "now/d"
-        ),
         number(
-            "All time",
-            f"sum({ever})",
-            "Visitors whose passage has ended, ever.",
-            width=6,
-        ),
+            "Today",
+            f"sum({ever} - min_over_time({ever}[$__range]))",
+            "Visitors whose passage has ended since midnight.",
+            width=5,
+        ).time_from("now/d"),
+        number(
+            "The same day last week, up to now",
+            f"sum(({ever} offset 7d) - min_over_time({ever}[$__range] offset 7d))",
+            "Visitors from midnight to this time of day, seven days ago. Empty in the first week.",
+            width=5,
+        ).time_from("now/d"),
+        number("All time", f"sum({ever})", "Visitors whose passage has ended, ever.", width=4),
         number(
             "Share unknown",
             f"({unknown}) / clamp_min(sum(demographics:visitors{{{NOW}}}), 1)",
             "Of the visitors in the window, those of whom too little was seen. They are counted, not guessed.",
             unit="percentunit",
-            width=6,
+            width=5,
         ),
         pyramid,
         bars(
@@ -280,46 +146,128 @@ def visitor_panels() -> list[Graph]:
             "Visitors before each camera.",
             width=8,
         ),
-        over_time,
     ]
 
 
-def camera_panels() -> list[Graph]:
-    """Say how the cameras do."""
-    up = f"demographics:camera_up{{{PLACE}}}"
-    states = (
-        statetimeline.Panel()
-        .title("Up and down")
-        .description("When each camera delivered frames.")
-        .datasource(SOURCE)
-        .with_target(query(up, "{{camera}}"))
-        .mappings(
-            [
-                ValueMap(
-                    options={
-                        "1": ValueMappingResult(text="up", color=ACCENT, index=0),
-                        "0": ValueMappingResult(text="down", color=BAD, index=1),
-                    }
-                ),
-            ]
+def when_they_came() -> list[Graph]:
+    """Say how it changes over hours and days."""
+    ever = f"demographics:visitors_total:by_camera{{{PLACE}}}"
+    over_time = stacked(
+        lines(
+            "Visitors over time, last $window at each moment",
+            [query(f"sum by (gender) (demographics:visitors{{{NOW}}})", "{{gender}}")],
+            "How many were first seen within the window, at every moment.",
+            width=12,
         )
-        .merge_values(merge_values=True)
-        .show_value(shapes.VisibilityMode.NEVER)
-        .legend(legend())
-        .height(8)
-        .span(16)
     )
+    for name in (*GENDERS, UNKNOWN):
+        over_time = over_time.override_by_name(*coloured(name))
     return [
-        number("Cameras up", f"sum({up})", "Cameras that deliver frames.", width=4).height(8),
-        number("Cameras down", f"count({up}) - sum({up})", "Cameras that deliver none.", width=4)
+        over_time,
+        lines(
+            "Visitors an hour, against last week",
+            [
+                query(f"sum(increase({ever}[1h]))", "this week", ref="A"),
+                query(f"sum(increase({ever}[1h] offset 7d))", "a week earlier", ref="B"),
+            ],
+            "Visitors whose passage ended within the hour before, now and seven days earlier.",
+            width=12,
+        ).override_by_name(
+            "a week earlier", [DynamicConfigValue(id_val="custom.lineStyle", value={"fill": "dash", "dash": [8, 6]})]
+        ),
+        by_hour(ever),
+    ]
+
+
+def by_hour(ever: str) -> table.Panel:
+    """Show the last seven days as a table of days and hours, darker where more came."""
+    local = "vector(time() - 1 + 3600 * $utc_offset)"  # a value at full hour speaks of the hour before
+    expression = (
+        "sum by (day, hour) (label_replace(label_replace(sum_over_time(("
+        f'count_values("hour", hour({local})) * on () group_left (day) count_values("day", day_of_week({local}))'
+        f" * scalar(sum(increase({ever}[1h])))"
+        ')[7d:1h]), "hour", "0$1", "hour", "(.)"), "day", "7", "day", "0")) >= 0'
+    )
+    names = {str(number): ValueMappingResult(text=name, index=number) for number, name in enumerate(DAYS, start=1)}
+    return (
+        table.Panel()
+        .title("By hour of the day, last seven days")
+        .description("Visitors of each full hour, in hours from UTC as chosen above; darker where more came.")
+        .datasource(SOURCE)
+        .with_target(query(expression, instant=True, table=True))
+        .with_transformation(ordered("hour"))
+        .with_transformation(matrix("day", "hour"))
+        .with_transformation(ordered("day\\hour"))
+        .unit("short")
+        .decimals(0)
+        .min(0)
+        .color_scheme(dashboard.FieldColor().mode(FieldColorModeId.CONTINUOUS_BLUES))
+        .override_by_field_type(
+            "number",
+            [
+                DynamicConfigValue(id_val="custom.cellOptions", value={"type": "color-background", "mode": "basic"}),
+                DynamicConfigValue(id_val="custom.minWidth", value=38),
+            ],
+        )
+        .override_by_name(
+            "day\\hour",
+            [
+                DynamicConfigValue(id_val="mappings", value=[ValueMap(options=names)]),
+                DynamicConfigValue(id_val="displayName", value="Day"),
+            ],
+        )
+        .height(9)
+        .span(24)
+    )
+
+
+# --- cameras ---------------------------------------------------------------------------------------------------------------
+
+_RESTING: Final = ("connecting", "ended")
+
+
+def state_colour(state: str) -> str:
+    """Green where it runs, yellow where it begins or has ended, red where somebody should look."""
+    return GOOD if state == "running" else WAIT if state in _RESTING else BAD
+
+
+def how_cameras_do() -> list[Graph]:
+    """Say which run, and why the others do not."""
+    kept = (*CAMERA_STATES, SILENT)
+    numbered = " or ".join(
+        f'max by (site, camera) (demographics:camera_state{{{PLACE},state="{state}"}}) * {number}'
+        for number, state in enumerate(kept, start=1)
+    )
+    running = f'demographics:camera_state{{{PLACE},state="running"}}'
+    every = f"demographics:camera_state{{{PLACE}}}"
+    return [
+        number("Running", f"count({running}) or vector(0)", "Cameras that deliver frames.", width=3).height(8),
+        number(
+            "Not running",
+            f"count({every}) - (count({running}) or vector(0))",
+            "Cameras that deliver none, for whatever reason.",
+            width=3,
+        )
         .color_scheme(dashboard.FieldColor().mode(FieldColorModeId.THRESHOLDS))
-        .thresholds(thresholds((None, ACCENT), (1, BAD)))
+        .thresholds(thresholds((None, GOOD), (1, BAD)))
         .height(8),
-        states,
+        states(
+            "State",
+            numbered,
+            [(state, state_colour(state)) for state in kept],
+            "Which state each camera was in; silent: its worker has said nothing for 15 seconds.",
+            width=18,
+        ),
         lines(
             "Frames per second",
             [query(f"demographics:camera_fps{{{PLACE}}}", "{{camera}}")],
             "What each camera delivers.",
+        ),
+        lines(
+            "Share of frames dropped",
+            [query(f"demographics:drop_share:rate5m{{{PLACE}}}", "{{camera}}")],
+            "Of a camera's frames, those that gave way to a newer one before they were looked at; high where a worker is slow.",
+            unit="percentunit",
         ),
         lines(
             "Reconnects and failures, a minute",
@@ -336,6 +284,12 @@ def camera_panels() -> list[Graph]:
             ],
             "Connections made again, and connections that failed or were lost, by reason.",
         ),
+    ]
+
+
+def what_cameras_see() -> list[Graph]:
+    """Say whether faces are found, and whether they are large enough."""
+    return [
         lines(
             "Drops and rejects by reason, a second",
             [
@@ -351,12 +305,87 @@ def camera_panels() -> list[Graph]:
             ],
             "Dropped: lost on purpose, such as a frame that a newer one replaced. Rejected: not good enough to be used.",
         ),
+        lines(
+            "Faces found, a second",
+            [query(f"sum by (camera) (rate(demographics_faces_total{{{PLACE}}}[$__rate_interval]))", "{{camera}}")],
+            "Faces in the frames that were searched; one person in view is several of them a second.",
+        ),
+        lines(
+            "Size of faces",
+            [
+                query(
+                    f"histogram_quantile(0.5, sum by (camera, le) (rate(demographics_face_size_px_bucket{{{PLACE}}}[1h])))",
+                    "{{camera}}",
+                )
+            ],
+            "Smaller side of the published faces, the median of the last hour. Below 40 pixels hardly anything can be told.",
+            unit="pixel",
+        ),
+        distribution(
+            "Sizes of faces",
+            f"demographics_face_size_px_bucket{{{PLACE}}}",
+            "How many were published of each size.",
+            unit="pixel",
+            width=24,
+        ),
     ]
 
 
-def pipeline_panels() -> list[Graph]:
-    """Say how the pipeline does."""
+# --- pipeline --------------------------------------------------------------------------------------------------------------
+
+
+def is_all_well() -> list[Graph]:
+    """Say in four numbers whether somebody has to look further."""
+
+    def alarming(panel_title: str, expression: str, about: str, *, bad_from: float) -> Graph:
+        return (
+            number(panel_title, expression, about, width=6)
+            .color_scheme(dashboard.FieldColor().mode(FieldColorModeId.THRESHOLDS))
+            .thresholds(thresholds((None, GOOD), (bad_from, BAD)))
+        )
+
     return [
+        alarming(
+            "Alerts firing",
+            'count(ALERTS{alertstate="firing"}) or vector(0)',
+            "What they mean and what to do: docs/runbooks.md.",
+            bad_from=1,
+        ),
+        number(
+            "Workers", 'count(up{job=~"ingest|inference|aggregator"} == 1)', "Services that answer Prometheus.", width=6
+        ),
+        number(
+            "From capture to count",
+            "histogram_quantile(0.95, demographics:capture_to_count_seconds_bucket:rate5m)",
+            "Ninety-five in a hundred predictions are counted sooner than this after their frame.",
+            unit="s",
+            decimals=1,
+            width=6,
+        ),
+        alarming(
+            "Records waiting", "sum(demographics:consumer_lag:by_topic)", "Published and not yet read.", bad_from=200
+        ),
+    ]
+
+
+def how_it_flows() -> list[Graph]:
+    """Say how long everything takes, and how much goes through."""
+    stages = (
+        ("A", "capture_to_bus", "camera to Kafka"),
+        ("B", "bus_to_prediction", "Kafka to prediction"),
+        ("C", "bus_to_count", "prediction to count"),
+        ("D", "capture_to_count", "all of it"),
+    )
+    return [
+        lines(
+            "From capture to count, by stage",
+            [
+                query(f"histogram_quantile(0.95, demographics:{name}_seconds_bucket:rate5m)", label, ref=ref)
+                for ref, name, label in stages
+            ],
+            "Ninety-five in a hundred take less than this, of what was handled in the last five minutes.",
+            unit="s",
+        ),
         lines(
             "From capture to count",
             quantiles("demographics:capture_to_count_seconds_bucket:rate5m"),
@@ -369,15 +398,29 @@ def pipeline_panels() -> list[Graph]:
             "Records that have not been read yet.",
         ),
         lines(
-            "Dead letters, a minute",
-            [query("60 * sum by (reason) (rate(demographics_dead_letters_total[$__rate_interval]))", "{{reason}}")],
-            "Records that will never decode. Each lies in the topic dead-letters with its reason and where it came from.",
+            "Throughput, a second",
+            [
+                query("sum(rate(demographics_crops_total[$__rate_interval]))", "face crops published", ref="A"),
+                query("sum(rate(demographics_predictions_total[$__rate_interval]))", "face crops predicted", ref="B"),
+                query("sum(rate(demographics_applied_total[$__rate_interval]))", "records applied", ref="C"),
+            ],
+            "What goes through each part.",
         ),
         lines(
-            "One pass of the network",
-            quantiles("demographics:inference_seconds_bucket:rate5m"),
-            "Seconds for one batch of face crops.",
-            unit="s",
+            "Throughput of each worker, a second",
+            [
+                query(
+                    "sum by (job, instance) (rate(demographics_records_total[$__rate_interval]))",
+                    "{{job}} {{instance}}",
+                    ref="A",
+                ),
+                query(
+                    "sum by (job, instance) (rate(demographics_frames_detected_total[$__rate_interval]))",
+                    "{{job}} {{instance}} frames",
+                    ref="B",
+                ),
+            ],
+            "Records handled by inference workers and aggregators, frames searched by ingest workers.",
         ),
         lines(
             "Batch fill",
@@ -391,13 +434,32 @@ def pipeline_panels() -> list[Graph]:
             "Face crops that share one pass of the network, on average.",
         ),
         lines(
-            "Throughput, a second",
-            [
-                query("sum(rate(demographics_crops_total[$__rate_interval]))", "face crops published", ref="A"),
-                query("sum(rate(demographics_predictions_total[$__rate_interval]))", "face crops predicted", ref="B"),
-                query("sum(rate(demographics_applied_total[$__rate_interval]))", "records applied", ref="C"),
-            ],
-            "What goes through each part.",
+            "One pass of the network",
+            quantiles("demographics:inference_seconds_bucket:rate5m"),
+            "Seconds for one batch of face crops.",
+            unit="s",
+        ),
+        lines(
+            "One search for faces",
+            quantiles("sum by (le) (rate(demographics_detection_seconds_bucket[5m]))"),
+            "Seconds to find the faces of one frame.",
+            unit="s",
+        ),
+        lines(
+            "Tracks that have not ended",
+            [query("sum(demographics_open_tracks)", "open tracks")],
+            "People who are before a camera now, and those of whom nothing was heard for less than a minute.",
+        ),
+    ]
+
+
+def what_it_stands_on() -> list[Graph]:
+    """Say how Kafka and Redis do, and what went wrong."""
+    return [
+        lines(
+            "Dead letters, a minute",
+            [query("60 * sum by (reason) (rate(demographics_dead_letters_total[$__rate_interval]))", "{{reason}}")],
+            "Records that will never decode. Each lies in the topic dead-letters with its reason and where it came from.",
         ),
         lines(
             "Trouble with Kafka and Redis, a minute",
@@ -416,9 +478,21 @@ def pipeline_panels() -> list[Graph]:
             "Each is repeated until it is answered.",
         ),
         lines(
-            "Tracks that have not ended",
-            [query("sum(demographics_open_tracks)", "open tracks")],
-            "People who are before a camera now, and those of whom nothing was heard for less than a minute.",
+            "Reading every count from Redis",
+            quantiles("sum by (le) (rate(demographics_store_read_seconds_bucket[5m]))"),
+            "Seconds that a scrape waits for Redis.",
+            unit="s",
+        ),
+        lines(
+            "Redis answers",
+            [query("min by (instance) (demographics_store_up)", "{{instance}}")],
+            "1 where the aggregator can read its counts.",
+        ).max(1),
+        lines(
+            "How long topics keep their records",
+            [query("max by (topic) (demographics_topic_retention_seconds)", "{{topic}}")],
+            "As the broker has it now. Face crops: an hour and a quarter is the most that is promised.",
+            unit="s",
         ),
         lines(
             "Repeated and late, a minute",
@@ -433,69 +507,196 @@ def pipeline_panels() -> list[Graph]:
     ]
 
 
-# --- the dashboards ----------------------------------------------------------------------------------------------------------
+# --- model quality -----------------------------------------------------------------------------------------------------------
 
 
-def variables() -> list[Builder[VariableModel]]:
-    """Let the viewer choose the window, the sites and the cameras."""
-
-    def labels(name: str, label: str, ask: str) -> dashboard.QueryVariable:
-        return (
-            dashboard.QueryVariable(name)
-            .label(label)
-            .datasource(SOURCE)
-            .query({"query": ask, "refId": name})
-            .refresh(VariableRefresh.ON_TIME_RANGE_CHANGED)
-            .sort(VariableSort.ALPHABETICAL_ASC)
-            .multi(multi=True)
-            .include_all(include_all=True)
-            .all_value(".*")
-            .current(VariableOption(text="All", value="$__all", selected=True))
-        )
-
-    window = (
-        dashboard.CustomVariable("window")
-        .label("Window")
-        .values(",".join(WINDOWS))
-        .options([VariableOption(text=name, value=name, selected=name == SHOWN_FIRST) for name in WINDOWS])
-        .current(VariableOption(text=SHOWN_FIRST, value=SHOWN_FIRST, selected=True))
-        .multi(multi=False)
-        .include_all(include_all=False)
-    )
+def is_it_the_same_model() -> list[Graph]:
+    """Say whether what the model says has changed."""
     return [
-        window,
-        labels("site", "Site", "label_values(demographics:camera_up, site)"),
-        labels("camera", "Camera", 'label_values(demographics:camera_up{site=~"$site"}, camera)'),
+        lines(
+            "Drift",
+            [
+                query("demographics:predicted_age:drift", "ages", ref="A"),
+                query("demographics:confidence:drift", "confidence in {{head}}", ref="B"),
+                query("demographics:crop_quality:drift", "quality of face crops", ref="C"),
+            ],
+            "How far the last hour's distribution is from the week's: the greatest distance between the two curves, 0 to 1.",
+            width=12,
+        ).max(1),
+        lines(
+            "Share unknown, last hour",
+            [query('demographics:unknown_share:1h{site=~"$site"}', "{{site}}")],
+            "Of the visitors of the last hour, those of whom too little was seen.",
+            unit="percentunit",
+            width=12,
+        ),
     ]
 
 
-def visitors() -> dashboard.Dashboard:
-    """Make the dashboard that the operator looks at first."""
+def how_sure_it_is() -> list[Graph]:
+    """Say how sure the model is, and of what."""
+    confidence = "sum by (head, le) (rate(demographics_confidence_ratio_bucket[1h]))"
+    spread = "sum by (le) (rate(demographics_age_spread_years_bucket[1h]))"
+    quality = "sum by (le) (rate(demographics_crop_quality_ratio_bucket[1h]))"
+    return [
+        lines(
+            "Confidence",
+            [
+                query(f"histogram_quantile(0.5, {confidence})", "{{head}}, median", ref="A"),
+                query(f"histogram_quantile(0.1, {confidence})", "{{head}}, lowest tenth below", ref="B"),
+            ],
+            "Probability of the label that the model thought likeliest, of the face crops of the last hour.",
+            unit="percentunit",
+        ).max(1),
+        lines(
+            "Spread of the age",
+            [
+                query(f"histogram_quantile(0.5, {spread})", "median", ref="A"),
+                query(f"histogram_quantile(0.9, {spread})", "highest tenth above", ref="B"),
+            ],
+            "How unsure the model is of the age: the standard deviation, in years, of the face crops of the last hour.",
+        ),
+        lines(
+            "Quality of face crops",
+            [
+                query(f"histogram_quantile(0.5, {quality})", "median", ref="A"),
+                query(f"histogram_quantile(0.1, {quality})", "lowest tenth below", ref="B"),
+            ],
+            "Size, sharpness, frontality and detector's score in one, 0 to 1.",
+        ).max(1),
+        distribution("Ages", "demographics_predicted_age_years_bucket", "Estimated ages of face crops, in years."),
+        distribution(
+            "Confidence in gender",
+            'demographics_confidence_ratio_bucket{head="gender"}',
+            "Probability of the gender that the model thought likelier.",
+            unit="percentunit",
+        ),
+    ]
+
+
+# --- the dashboards ----------------------------------------------------------------------------------------------------------
+
+
+def labels(name: str, label: str, ask: str) -> dashboard.QueryVariable:
+    """Let the viewer choose some or all values of a label."""
+    return (
+        dashboard.QueryVariable(name)
+        .label(label)
+        .datasource(SOURCE)
+        .query({"query": ask, "refId": name})
+        .refresh(VariableRefresh.ON_TIME_RANGE_CHANGED)
+        .sort(VariableSort.ALPHABETICAL_ASC)
+        .multi(multi=True)
+        .include_all(include_all=True)
+        .all_value(".*")
+        .current(VariableOption(text="All", value="$__all", selected=True))
+    )
+
+
+def chosen_from(name: str, label: str, values: Iterable[str], first: str) -> dashboard.CustomVariable:
+    """Let the viewer choose one of *values*."""
+    kept = tuple(values)
+    return (
+        dashboard.CustomVariable(name)
+        .label(label)
+        .values(",".join(kept))
+        .options([VariableOption(text=value, value=value, selected=value == first) for value in kept])
+        .current(VariableOption(text=first, value=first, selected=True))
+        .multi(multi=False)
+        .include_all(include_all=False)
+    )
+
+
+def site() -> dashboard.QueryVariable:
+    """Choose sites."""
+    return labels("site", "Site", "label_values(demographics:visitors_total:by_camera, site)")
+
+
+def camera() -> dashboard.QueryVariable:
+    """Choose cameras of these sites."""
+    return labels("camera", "Camera", 'label_values(demographics:visitors_total:by_camera{site=~"$site"}, camera)')
+
+
+def board(
+    name: str, title: str, about: str, variables: list[Builder[VariableModel]], rows: Rows
+) -> dashboard.Dashboard:
+    """Lay rows of panels out under each other."""
     made = (
-        dashboard.Dashboard("Visitors")
-        .uid("demographics-visitors")
-        .description("Who comes in, how the cameras do, and how the pipeline does. No pictures are kept.")
+        dashboard.Dashboard(title)
+        .uid(f"demographics-{name}")
+        .description(about)
         .tags(["demographics"])
         .readonly()
         .timezone("browser")
         .time("now-6h", "now")
         .refresh("10s")
         .tooltip(DashboardCursorSync.CROSSHAIR)
-        .variables(variables())
+        .link(
+            dashboard.DashboardLink("Other dashboards")
+            .type(DashboardLinkType.DASHBOARDS)
+            .tags(["demographics"])
+            .keep_time(keep_time=True)
+            .include_vars(include_vars=True)
+        )
+        .variables(variables)
     )
     number_of = count(1)
-    for title, panels in (
-        ("Visitors", visitor_panels()),
-        ("Cameras", camera_panels()),
-        ("Pipeline", pipeline_panels()),
-    ):
-        made = made.with_row(dashboard.Row(title).id(next(number_of)))
+    for heading, panels in rows:
+        made = made.with_row(dashboard.Row(heading).id(next(number_of)))
         for panel in panels:
             made = made.with_panel(panel.id(next(number_of)))
     return made
 
 
-DASHBOARDS: Final[Mapping[str, Callable[[], dashboard.Dashboard]]] = {"visitors": visitors}
+def visitors() -> dashboard.Dashboard:
+    """Make the dashboard that the operator looks at first."""
+    window = chosen_from("window", "Window", WINDOWS, SHOWN_FIRST)
+    offset = chosen_from("utc_offset", "Hours from UTC", [str(hours) for hours in range(-11, 15)], "0")
+    return board(
+        "visitors",
+        "Visitors",
+        "Who comes in, and when. No pictures are kept.",
+        [window, site(), camera(), offset],
+        [("Who", who_came()), ("When", when_they_came())],
+    )
+
+
+def cameras() -> dashboard.Dashboard:
+    """Make the dashboard that says how the cameras do."""
+    return board(
+        "cameras",
+        "Cameras",
+        "Which cameras run, what they deliver and what is found in it.",
+        [site(), camera()],
+        [("State", how_cameras_do()), ("What they see", what_cameras_see())],
+    )
+
+
+def pipeline() -> dashboard.Dashboard:
+    """Make the dashboard that says how the services do."""
+    return board(
+        "pipeline",
+        "Pipeline",
+        "How long it takes from a frame to a count, where it waits, and what went wrong.",
+        [],
+        [("All well?", is_all_well()), ("Flow", how_it_flows()), ("Kafka and Redis", what_it_stands_on())],
+    )
+
+
+def model_quality() -> dashboard.Dashboard:
+    """Make the dashboard that says whether the model still does what it did."""
+    return board(
+        "model-quality",
+        "Model quality",
+        "Whether what the model says has changed, and how sure it is. The truth is not known here: this shows change, not error.",
+        [site()],
+        [("Change", is_it_the_same_model()), ("Confidence", how_sure_it_is())],
+    )
+
+
+DASHBOARDS: Final[Mapping[str, Callable[[], dashboard.Dashboard]]] = {
+    "visitors": visitors, "cameras": cameras, "pipeline": pipeline, "model-quality": model_quality,
+}  # fmt: skip
 
 
 def rendered() -> dict[Path, str]:

@@ -12,6 +12,7 @@ import pytest
 
 from aggregator.api import PAGE, mount_api
 from aggregator.fusion import UNKNOWN_CELL, Cell
+from aggregator.health import PipelineHealth
 from aggregator.memory_store import MemoryStore
 from aggregator.store import Changes, PlaceCell, Position
 from aggregator.windows import retentions, rolling_windows
@@ -34,8 +35,9 @@ def client() -> Iterator[httpx2.Client]:
         changes.counted[(NOW - 5, PlaceCell("museum", "hall", cell))] += 1
     changes.cameras["hall"] = CameraStatus(camera_id="hall", site="museum", at=NOW, state="running", fps=25)
     assert store.apply(0, changes, start=None, end=Position(3, 1))
-    app = make_app("test", Telemetry(["aggregator"]).registry, list)
-    mount_api(app, store, windows, clock=lambda: NOW)
+    telemetry = Telemetry(["aggregator"])
+    app = make_app("test", telemetry.registry, list)
+    mount_api(app, store, windows, PipelineHealth(telemetry), clock=lambda: NOW)
     server = HttpServer(app, host="127.0.0.1", port=0)
     server.start()
     with httpx2.Client(base_url=server.url, timeout=10) as client:

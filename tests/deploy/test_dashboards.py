@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import re
-import shutil
-import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final
 
-import httpx2
 import pytest
 import yaml
 
@@ -20,53 +15,25 @@ from aggregator.fusion import UNKNOWN_CELL, Cell
 from aggregator.memory_store import MemoryStore
 from aggregator.store import Changes, PlaceCell, Position
 from aggregator.windows import retentions, rolling_windows
-from deploy.grafana.dashboards import DASHBOARDS, FOLDER, SOURCE, stale
+from deploy.grafana.dashboards import DASHBOARDS, WINDOWS, stale
+from deploy.grafana.panels import SOURCE
 from pipeline import telemetry
 from pipeline.http import HttpServer, make_app
+from pipeline.messages import CameraStatus
 from pipeline.settings import Settings
 from pipeline.telemetry import Telemetry
-from tests.servers import free_port
-
-DEPLOY: Final = Path(__file__).resolve().parents[2] / "deploy"
-PROMETHEUS: Final = DEPLOY / "prometheus" / "prometheus.yml"
-FILLED: Final = {"$window": "15m", "$site": ".*", "$camera": ".*", "$__range": "1h", "$__rate_interval": "30s"}
-
-
-def dashboards() -> Iterator[tuple[str, dict[str, Any]]]:
-    """Read the dashboards as Grafana does."""
-    for path in sorted(FOLDER.glob("*.json")):
-        yield path.stem, json.loads(path.read_text())
-
-
-def panels() -> Iterator[tuple[str, dict[str, Any]]]:
-    """List every panel that asks something, by a name that a failure can show."""
-    for name, document in dashboards():
-        for panel in document["panels"]:
-            if panel["type"] != "row":
-                yield f"{name}: {panel['title']}", panel
-
-
-def expressions() -> list[tuple[str, str]]:
-    """List every query, with the variables filled in."""
-    found = []
-    for name, panel in panels():
-        for target in panel["targets"]:
-            expression = target["expr"]
-            for variable, value in FILLED.items():
-                expression = expression.replace(variable, value)
-            assert "$" not in expression, expression
-            found.append((f"{name} ({target['refId']})", expression))
-    return found
-
-
-def promtool(*arguments: str) -> str:
-    """Run Prometheus' tool; gives what it says."""
-    found = shutil.which("promtool")
-    if not found:
-        pytest.skip("no promtool on the PATH; Debian's package prometheus brings it")
-    done = subprocess.run([found, *arguments], capture_output=True, check=False, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+from tests.prometheus import (
+    CONFIGURATION,
+    DEPLOY,
+    PrometheusServer,
+    dashboards,
+    expressions,
+    has_data,
+    panels,
+    promtool,
+    week_before,
+)
+from tests.servers import wait_until
 
 
 def test_the_dashboards_are_what_the_code_makes() -> None:
@@ -106,12 +73,18 @@ def test_every_panel_says_what_it_shows() -> None:
             assert panel["type"] == "row" or panel["description"]
 
 
-def test_the_window_site_and_camera_can_be_chosen() -> None:
+def test_what_can_be_chosen_is_used_and_what_is_used_can_be_chosen() -> None:
     """And the windows are those that are counted where nobody says otherwise."""
-    for _, document in dashboards():
-        variables = {variable["name"]: variable for variable in document["templating"]["list"]}
-        assert set(variables) == {"window", "site", "camera"}
-        assert tuple(variables["window"]["query"].split(",")) == Settings().aggregator.windows
+    chosen = {}
+    for name, document in dashboards():
+        variables = {variable["name"]: variable for variable in document["templating"].get("list", [])}
+        asked = " ".join(target["expr"] for panel in document["panels"] for target in panel.get("targets", []))
+        used = set(re.findall(r"\$([a-z][a-z_]*)", asked))
+        assert used == set(variables), name
+        chosen[name] = used
+    assert chosen["visitors"] >= {"window", "site", "camera"}
+    assert chosen["cameras"] == {"site", "camera"}
+    assert Settings().aggregator.windows == WINDOWS
 
 
 def test_queries_ask_for_metrics_that_there_are() -> None:
@@ -140,7 +113,7 @@ def _names(expression: str) -> set[str]:
 
 def test_prometheus_accepts_its_configuration_and_the_rules() -> None:
     """As promtool reads them."""
-    assert "SUCCESS" in promtool("check", "config", str(PROMETHEUS))
+    assert "SUCCESS" in promtool("check", "config", str(CONFIGURATION))
 
 
 def test_every_expression_parses(tmp_path: Path) -> None:
@@ -167,6 +140,9 @@ class Watched:
             place = PlaceCell("museum", "hall", cell)
             changes.counted[(time.time() - 5, place)] += 1
             changes.totals[place] += 1
+        changes.cameras["hall"] = CameraStatus(
+            camera_id="hall", site="museum", at=time.time() + 3600, state="running", fps=25
+        )
         assert store.apply(0, changes, start=None, end=Position(3, 1))
         self.telemetry = Telemetry(["ingest", "inference", "aggregator"])
         self.telemetry.collect_with(VisitorsCollector(store, windows, self.telemetry))
@@ -177,18 +153,17 @@ class Watched:
 
     def tick(self) -> None:
         """Let something of everything happen."""
-        place = {"site": "museum", "camera": "hall"}
-        values = {"reason": "quality", "topic": "predictions", "partition": "0"}
+        self.telemetry.introduce_camera("museum", "hall")
+        values = {"site": "museum", "camera": "hall", "topic": "predictions", "partition": "0"}
         for metric in telemetry.declared():
-            if metric.collected:
-                continue
-            labels = {label: {**place, **values}[label] for label in metric.labels}
-            if metric.kind == "counter":
-                self.telemetry.add(metric, **labels)
-            elif metric.kind == "gauge":
-                self.telemetry.set(metric, 1, **labels)
-            else:
-                self.telemetry.observe(metric, 0.1, **labels)
+            for reason in metric.reasons or ("",) if not metric.collected else ():
+                labels = {label: values.get(label, reason) for label in metric.labels}
+                if metric.kind == "counter":
+                    self.telemetry.add(metric, **labels)
+                elif metric.kind == "gauge":
+                    self.telemetry.set(metric, 1, **labels)
+                else:
+                    self.telemetry.observe(metric, metric.buckets[1], **labels)
 
     def close(self) -> None:
         """Stop answering."""
@@ -206,80 +181,44 @@ def watched() -> Iterator[Watched]:
 
 
 @pytest.fixture(scope="module")
-def prometheus(watched: Watched, tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx2.Client]:
+def prometheus(watched: Watched, tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrometheusServer]:
     """Run a real Prometheus with the product's own rules on it, every second instead of every ten."""
-    binary = shutil.which("prometheus")
-    if not binary:
-        pytest.skip("no prometheus on the PATH; Debian's package prometheus brings it")
-    folder = tmp_path_factory.mktemp("prometheus")
-    configuration = yaml.safe_load(PROMETHEUS.read_text())
-    configuration["global"] = {"scrape_interval": "1s", "scrape_timeout": "1s", "evaluation_interval": "1s"}
-    configuration["rule_files"] = [str(PROMETHEUS.parent / pattern) for pattern in configuration["rule_files"]]
     targets = [server.url.removeprefix("http://") for server in watched.servers]
-    configuration["scrape_configs"] = [{"job_name": "aggregator", "static_configs": [{"targets": targets}]}]
-    (folder / "prometheus.yml").write_text(yaml.safe_dump(configuration))
-    address = f"127.0.0.1:{free_port()}"
-    with (folder / "log").open("wb") as log:
-        process = subprocess.Popen(
-            [
-                binary,
-                f"--config.file={folder / 'prometheus.yml'}",
-                f"--storage.tsdb.path={folder / 'data'}",
-                f"--web.listen-address={address}",
-            ],
-            stdout=log,
-            stderr=log,
-        )
-    try:
-        with httpx2.Client(base_url=f"http://{address}/api/v1", timeout=10) as client:
-            yield client
-    finally:
-        process.terminate()
-        process.wait(20)
+    history = week_before("museum", "hall")
+    with PrometheusServer({"aggregator": targets}, tmp_path_factory.mktemp("prometheus"), history=history) as server:
+        yield server
 
 
-def answer(client: httpx2.Client, expression: str) -> list[dict[str, Any]]:
-    """Ask Prometheus; nothing where it is not up yet."""
-    try:
-        document = client.get("/query", params={"query": expression}).json()
-    except httpx2.TransportError:
-        return []
-    assert document.get("status") == "success", document
-    result = document["data"]["result"]
-    assert isinstance(result, list)
-    return result
-
-
-def test_every_panel_has_data_on_a_running_system(prometheus: httpx2.Client, watched: Watched) -> None:
+def test_every_panel_has_data_on_a_running_system(prometheus: PrometheusServer, watched: Watched) -> None:
     """A panel that stays empty is a mistake in its query, in a rule or in a metric."""
     waiting = dict(expressions())
     deadline = time.monotonic() + 60
     while waiting and time.monotonic() < deadline:
         watched.tick()
         time.sleep(1)
-        waiting = {
-            name: query
-            for name, query in waiting.items()
-            if not any(sample["value"][1] != "NaN" for sample in answer(prometheus, query))
-        }
+        waiting = {name: query for name, query in waiting.items() if not has_data(prometheus, query)}
     assert waiting == {}
 
 
-def test_two_aggregators_count_nobody_twice(prometheus: httpx2.Client) -> None:
+def test_two_aggregators_count_nobody_twice(prometheus: PrometheusServer) -> None:
     """Both export the three visitors; the dashboards show three."""
-    deadline = time.monotonic() + 60
-    figures: dict[str, float] = {}
-    while time.monotonic() < deadline:
-        figures = {
-            window: sum(
-                float(sample["value"][1])
-                for sample in answer(prometheus, f'sum(demographics:visitors{{window="{window}"}})')
-            )
-            for window in ("15m", "1h")
-        }
-        copies = answer(prometheus, 'count(demographics_visitors{window="1h"})')
-        if copies and float(copies[0]["value"][1]) == 6 and all(figures.values()):
-            break
-        time.sleep(0.5)
-    assert figures == {"15m": 3, "1h": 3}
-    assert float(answer(prometheus, "sum(demographics:visitors_total:by_camera)")[0]["value"][1]) == 3
+    windows = ("15m", "1h")
+
+    def shown() -> bool:
+        figures = [prometheus.value(f'sum(demographics:visitors{{window="{window}"}})') for window in windows]
+        return prometheus.value('count(demographics_visitors{window="1h"})') == 6 and all(figures)
+
+    wait_until(shown, timeout_s=60, what="both aggregators scraped")
+    assert [prometheus.value(f'sum(demographics:visitors{{window="{window}"}})') for window in windows] == [3, 3]
+    assert prometheus.value("sum(demographics:visitors_total:by_camera)") == 3
+
+
+def test_the_hours_of_the_week_are_a_full_table(prometheus: PrometheusServer) -> None:
+    """Seven days of twenty-four hours, each with what was counted in it: nights empty, noons busy."""
+    (heat,) = [expression for name, expression in expressions() if "By hour" in name]
+    cells = {(s["metric"]["day"], s["metric"]["hour"]): float(s["value"][1]) for s in prometheus.query(heat)}
+    days, hours = {day for day, _ in cells}, {hour for _, hour in cells}
+    assert (days, hours) == ({str(day) for day in range(1, 8)}, {f"{hour:02}" for hour in range(24)})
+    noons, nights = [cells[day, "13"] for day in days if (day, "13") in cells], [cells[day, "02"] for day in days]
+    assert min(noons) > max(nights)
+    assert max(noons) == pytest.approx(40, abs=5)

@@ -188,3 +188,17 @@ def test_pictures_are_decoded_in_parallel_and_kept_apart(rig: Rig) -> None:
     assert [said.track_id for said in rig.said() if isinstance(said, FaceCrop | Prediction | TrackEnded)] == list(
         range(1000, 1200)
     )
+
+
+def test_what_the_model_says_is_told_so_that_a_drift_can_be_seen(rig: Rig) -> None:
+    """One sample of age, spread, quality and confidence a crop, none for an end; the wait before it, as well."""
+    rig.handler.handle([*(record(n, face_crop(n, jpeg(30 + n))) for n in range(3)), record(3, track_ended(9))])
+
+    def counted(metric: metrics.Metric, **labels: str) -> float:
+        samples = rig.telemetry.samples(metric)
+        return sum(value for name, said, value in samples if name.endswith("_count") and labels.items() <= said.items())
+
+    for metric in (metrics.PREDICTED_AGE, metrics.AGE_SPREAD, metrics.CROP_QUALITY, metrics.CAPTURE_TO_BUS):
+        assert counted(metric) == 3, metric.name
+    assert [counted(metrics.CONFIDENCE, head=head) for head in ("gender", "ethnicity")] == [3, 3]
+    assert counted(metrics.BUS_TO_PREDICTION) == 4

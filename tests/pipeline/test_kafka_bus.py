@@ -6,6 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
+from math import inf
 
 import pytest
 import structlog
@@ -67,6 +68,27 @@ def read_until(consumer: Consumer, enough: Callable[[list[Record]], bool]) -> li
 def numbers(records: list[Record]) -> list[int]:
     """Give what `send` has sent."""
     return [int(record.value) for record in records]
+
+
+@pytest.mark.kafka
+def test_the_broker_says_how_long_a_topic_keeps_its_records(kafka_bus_of: BusFactory, topic: str) -> None:
+    """Ten minutes, and the quarter of them for which a segment may be written to; what is not there is left out."""
+    assert kafka_bus_of().retentions([topic, "no-such-topic"]) == {topic: 750}
+
+
+@pytest.mark.parametrize(
+    ("changed", "seconds"),
+    [
+        ({}, 750),
+        ({"retention.ms": "-1"}, inf),
+        ({"cleanup.policy": "compact"}, inf),
+        ({"segment.ms": "604800000"}, 1200),
+    ],
+)
+def test_a_topic_that_keeps_its_records_for_ever_says_so(changed: dict[str, str], seconds: float) -> None:
+    """Whatever setting makes it so; a segment is closed after its retention at the latest, at the next record."""
+    settings = {"retention.ms": "600000", "segment.ms": "150000", "cleanup.policy": "delete"}
+    assert kafka_bus._retention_s({**settings, **changed}) == seconds
 
 
 @pytest.mark.parametrize(
