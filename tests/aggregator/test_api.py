@@ -301,13 +301,13 @@ def test_crossings_dwell_and_presence_are_shown(client: TestClient, store: AwayS
     changes.cameras["hall"] = CameraStatus(camera_id="hall", site="museum", at=NOW - 1, state="running", present=4)
     store.apply(0, changes, start=Position(1, 1), end=Position(2, 2))
     shown = client.get("/metrics").text
-    place = 'camera="hall",site="museum"'
+    place = 'site="museum",camera="hall"'
     for line in (
-        'demographics_crossings_total{camera="hall",direction="in",site="museum"} 3.0',
-        'demographics_crossings_total{camera="hall",direction="out",site="museum"} 1.0',
-        'demographics_dwell_seconds_bucket{camera="hall",le="2.0",site="museum"} 0.0',
-        'demographics_dwell_seconds_bucket{camera="hall",le="5.0",site="museum"} 2.0',
-        'demographics_dwell_seconds_bucket{camera="hall",le="+Inf",site="museum"} 3.0',
+        'demographics_crossings_total{site="museum",camera="hall",direction="in"} 3.0',
+        'demographics_crossings_total{site="museum",camera="hall",direction="out"} 1.0',
+        'demographics_dwell_seconds_bucket{site="museum",camera="hall",le="2.0"} 0.0',
+        'demographics_dwell_seconds_bucket{site="museum",camera="hall",le="5.0"} 2.0',
+        'demographics_dwell_seconds_bucket{site="museum",camera="hall",le="+Inf"} 3.0',
         f"demographics_dwell_seconds_count{{{place}}} 3.0",
         f"demographics_dwell_seconds_sum{{{place}}} 2007.0",
     ):
