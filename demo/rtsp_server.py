@@ -219,6 +219,7 @@ class _Camera:
     password: str = field(repr=False)
     auth: Auth
     loop: bool
+    speed: float = 1.0
     origin: float | None = None  # time.monotonic() at the timeline's zero; None until it starts
     next_frame: int = 0
     frozen: bool = False
@@ -231,7 +232,7 @@ class _Camera:
     first_stamp: int = field(default_factory=lambda: secrets.randbits(32))
 
     def position_s(self) -> float:
-        return 0.0 if self.origin is None else time.monotonic() - self.origin
+        return 0.0 if self.origin is None else (time.monotonic() - self.origin) * self.speed
 
     def stamp(self, n: int) -> int:
         """RTP time stamp of frame *n*."""
@@ -300,7 +301,7 @@ class _Camera:
         while self.loop or self.next_frame < len(self.film.frames):
             late = self.position_s() - self.film.starts_at(self.next_frame)
             if late < 0:
-                await asyncio.sleep(-late)
+                await asyncio.sleep(-late / self.speed)
             elif late > _BEHIND_S:
                 self._skip_to_now()
             else:
@@ -708,18 +709,22 @@ class RtspServer:
         auth: Auth = "digest",
         loop: bool = True,
         start: Start = "now",
+        speed: float = 1.0,
     ) -> None:
         """Serve the H.264 file *film* as *path*; for a *username*, clients must say the *password*.
 
         *auth* is what clients are asked for; "digest" takes answers with and without qop. With *start* "on_play" the
         timeline starts with the first client's PLAY, so that it gets every frame. With *loop* off the film plays once,
-        says good-bye and closes, and the path is gone (404). Raises ConfigError for a film that cannot be served, or a
+        says good-bye and closes, and the path is gone (404). With a *speed* above 1 it is a camera out of order, which sends
+        as many times more frames a second. Raises ConfigError for a film that cannot be served, or a
         path that there is already.
         """
         path = path.strip("/")
         if path in self._cameras:
             raise ConfigError(f"{path}: there is such a path already")
-        camera = _Camera(name=path, film=_load(film), username=username, password=password, auth=auth, loop=loop)
+        camera = _Camera(
+            name=path, film=_load(film), username=username, password=password, auth=auth, loop=loop, speed=speed
+        )
         self._in_loop(lambda: self._admit(camera, start))
 
     def _admit(self, camera: _Camera, start: Start) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ingest.detector import Image
-from pipeline.errors import SourceStalled, SourceTooFast
+from pipeline.errors import PipelineError, SourceStalled, SourceTooFast
 
 _TICK_S: Final = 0.2
 _FLOOD_S: Final = 2.0  # a flood is one when it lasts
@@ -100,8 +100,8 @@ class NewestWins:
                         f"connecting hangs, for {self._patience.open_s + OPEN_GRACE_S:.0f} s now; it will be tried again"
                     )
                 self._changed.wait(_TICK_S)
-        if self._source is None and self._error is not None:
-            raise self._error
+        if self._source is None:
+            self._raise()
 
     def frames(self) -> Iterator[Frame]:
         """Give the newest frame, again and again, until the source ends. Raises what it raised, SourceStalled, SourceTooFast."""
@@ -125,8 +125,8 @@ class NewestWins:
                 yield frame
         finally:
             self.close()
-        if self._error is not None:
-            raise self._error
+            self._newest = None
+        self._raise()
 
     def close(self) -> None:
         """Tell the reader that it is over, and let go of the connection as soon as it can. Never raises, never waits."""
@@ -135,6 +135,19 @@ class NewestWins:
             source = self._source
         if source is not None:
             source.close()
+
+    def _raise(self) -> None:
+        """Raise what the reader met, once, and keep nothing of it.
+
+        An error holds the frames of the stack, and those hold this reader: a circle around decoded pictures and the decoder,
+        which would stay in memory until the garbage collector comes by.
+        """
+        error, self._error = self._error, None
+        try:
+            if error is not None:
+                raise error.with_traceback(None) if isinstance(error, PipelineError) else error
+        finally:
+            del error
 
     def _read(self) -> None:
         try:
@@ -148,6 +161,7 @@ class NewestWins:
                     self._take_all(source)
             finally:
                 source.close()
+                del source
         except BaseException as error:  # noqa: BLE001  handed to the consumer's thread, which raises it
             self._error = error
         finally:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import queue
 import threading
+import weakref
 from collections.abc import Iterator
 from itertools import pairwise
 
@@ -158,3 +161,21 @@ def test_every_frame_is_seen_or_counted_as_dropped(count: int, pause_every: int)
     assert len(seen) + tally.dropped == count
     assert all(a < b for a, b in pairwise(seen))
     assert seen[-1:] == list(range(count))[-1:]
+
+
+def test_a_lost_connection_is_freed_at_once() -> None:
+    """Without the garbage collector: a decoder and its pictures in a circle of references would stay for minutes."""
+    gc.collect()
+    gc.disable()
+    try:
+        feed = Feed()
+        reader = NewestWins(lambda: feed, on_frame=lambda: None, on_drop=lambda: None)
+        kept = weakref.ref(reader)
+        feed.tell(1, SourceLost("gone"))
+        with contextlib.suppress(SourceLost):
+            list(reader.frames())
+        reader.thread.join(PATIENCE_S)
+        del reader
+        assert kept() is None
+    finally:
+        gc.enable()
