@@ -25,10 +25,12 @@ import structlog
 from redis.backoff import ExponentialBackoff
 from redis.retry import Retry
 
-from aggregator.fields import Bucket, bucket_deltas, tallies, total_deltas
+from aggregator.fields import bucket_deltas, tallies, total_deltas
 from aggregator.store import (
+    Bucket,
     CameraClock,
     Changes,
+    Dump,
     PartitionState,
     Place,
     Position,
@@ -182,6 +184,25 @@ class RedisStore:
             found.append((start, tallies(total)))
         return found
 
+    def dump(self, partition: int, now: float) -> Dump:
+        """Read every count of *partition*, at one moment."""
+        buckets = [Bucket(kept.bucket_s, start) for kept in self._retentions for start in kept.starts(now)]
+        with self._talking():
+            reading = self._redis.pipeline(transaction=True)
+            reading.get(self._key(partition, "position"))
+            reading.hgetall(self._key(partition, "totals"))
+            for bucket in buckets:
+                reading.hgetall(self._bucket(partition, bucket))
+            position, totals, *kept = reading.execute()
+        read = {bucket: _nonzero(counts) for bucket, counts in zip(buckets, kept, strict=True)}
+        return Dump(_parse(position), _nonzero(totals), {bucket: counts for bucket, counts in read.items() if counts})
+
+    def drop(self) -> None:
+        """Delete everything in this namespace."""
+        with self._talking():
+            for key in self._redis.scan_iter(f"{self._namespace}:*", count=1000):
+                self._redis.delete(key)
+
     def _key(self, partition: int, name: str) -> str:
         return f"{self._namespace}:{{{partition}}}:{name}"
 
@@ -221,6 +242,10 @@ def _counts(counts: Mapping[str, int]) -> list[Any]:
     for field, amount in counts.items():
         arguments += (field, amount)
     return arguments
+
+
+def _nonzero(counts: Mapping[bytes, bytes]) -> dict[str, int]:
+    return {field.decode(): int(amount) for field, amount in counts.items() if int(amount)}
 
 
 def _field(key: TrackKey) -> str:

@@ -2,7 +2,8 @@
 
 Two scripted ingest workers, three inference workers, two aggregators, a real Apache Kafka and a real Valkey. At random times one
 of them, broker and store included, is killed, frozen, restarted, loses its last moments or all that it had; meanwhile the topics
-are poisoned. At the end the counters have to equal, in every cell, the script and an independent recount of the predictions.
+are poisoned. At the end the counters have to equal, in every cell, the script, an independent recount of the predictions topic,
+and a replay of it by the product's own command.
 
 The last line on stdout is one JSON object. Exit status 0 where every difference is 0.
 """
@@ -12,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
+import subprocess
 import sys
 import tempfile
 import time
@@ -373,6 +375,17 @@ def scraped(service: Service) -> Counter[tuple[str, ...]]:
     return found
 
 
+def command(deployment: Deployment, *arguments: str) -> Any:
+    """Run a command of the product, as an operator would, and read what it prints."""
+    done = subprocess.run(
+        [sys.executable, "-m", "pipeline.cli", *arguments],
+        env=deployment.environment, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+    if not done.stdout:
+        raise RuntimeError(f"demographics {' '.join(arguments)} failed:\n{done.stderr[-2000:]}")
+    return json.loads(done.stdout)
+
+
 def applied_everything(deployment: Deployment, store: RedisStore, bus: KafkaBus, people: int) -> bool:
     """Tell whether all that was said has been predicted, and all that was predicted is in the counts."""
     with suppress(TransportError):
@@ -445,12 +458,16 @@ def run(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
         totals, day = stored(shown.totals), stored(shown.windows["24h"])
         script = parted(cells(CAMERAS, arguments.seed, deployment.people, arguments.interval))
         exported = scraped(deployment.members["aggregator-0"])
+        replayed = command(deployment, "replay", "--verify", "--json")
+        listed = command(deployment, "deadletters", "list", "--json")
         differences = {
             "totals_to_script": difference(totals, script),
             "totals_to_recount": difference(totals, parted(recount.cells)),
             "day_to_script": difference(day, script),
             "metrics_to_script": difference((exported, Counter()), (script[0], Counter())),
+            "replay_to_live": replayed["difference"] if replayed["complete"] else people,
             "dead_letters_to_poison": abs(recount.letters.total() - recount.poisoned),
+            "dead_letters_listed": abs(len(listed) - recount.letters.total()),
         }
         crashed = [one.name for one in deployment.all if "Traceback" in one.said()]
         assigned = [
@@ -472,6 +489,7 @@ def run(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
                 for one in deployment.all
                 for event in ("partition_applied_elsewhere", "store_is_elsewhere")
             ),
+            "cells_replayed": replayed["cells"],
             "unfinished": not done,
             "tracebacks": crashed,
             "differences": differences,
