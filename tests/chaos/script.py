@@ -7,6 +7,7 @@ wrong with little weight, so that early counts are corrected. A fusion of its ow
 from __future__ import annotations
 
 import math
+import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
@@ -64,11 +65,9 @@ class ScriptedEngine:
 
     def predict(self, crops: Crops) -> Logits:
         """Be quite sure of everything that is written there."""
-        import time  # noqa: PLC0415
-
         time.sleep(self._delay_s)
         bands = crops.astype(np.float64).mean(axis=(2, 3))
-        years = np.rint(bands[:, 2:14].mean(axis=1) / 2.5).astype(int)
+        years = np.minimum(np.rint(bands[:, 2:14].mean(axis=1) / 2.5).astype(int), 100)  # damaged crops are any colour
         female = np.array(SURE_FEMALE)[np.rint(bands[:, 18:22].mean(axis=1) / 80).astype(int)]
         ethnicity = np.rint(bands[:, 26:30].mean(axis=1) / 60).astype(int)
         n = np.arange(len(crops))
