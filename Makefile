@@ -9,9 +9,10 @@ TOOLS := .cache/tools
 UV := $(TOOLS)/bin/uv
 BIN := .venv/bin
 ARGS ?=
+KILLS ?= 10
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev demo test test-servers check format docs bench clean
+.PHONY: help setup setup-dev demo test test-servers check format docs bench chaos clean
 
 help:  ## Say what there is to make
 	@echo "demographics: who comes in, counted once, no picture kept"
@@ -67,6 +68,9 @@ docs: setup-dev  ## Write the generated pages: docs/configuration.md, docs/metri
 
 bench: setup-dev  ## Measure this machine: decode, detect, cut, bus, network, aggregation, scrape
 	@$(BIN)/demographics bench $(ARGS)
+
+chaos: setup-dev  ## Kill every process again and again; the counts stay exact (KILLS=50 takes 20 minutes; Java 17 and Maven)
+	@$(BIN)/python -m tests.chaos --kills $(KILLS) $(ARGS)
 
 clean:  ## Remove what was installed and cached here
 	rm -rf .venv .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

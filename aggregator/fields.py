@@ -13,17 +13,9 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple
 
-from aggregator.store import DWELL_BUCKETS_S, Changes, Passages, Place, PlaceCell, Tally
+from aggregator.store import DWELL_BUCKETS_S, Bucket, Changes, Passages, Place, PlaceCell, Tally
 from aggregator.windows import Retention
-
-
-class Bucket(NamedTuple):
-    """A slice of time at one resolution, in seconds since the epoch."""
-
-    bucket_s: int
-    start: int
 
 
 def fields_of(counted: PlaceCell) -> tuple[str, ...]:

@@ -18,6 +18,7 @@ import structlog
 
 from aggregator.step import Closed, CountingConfig, Step, Tracks, advance, ends_of
 from aggregator.store import Position, Store
+from aggregator.windows import MOST_AHEAD_S
 from pipeline import telemetry as metrics
 from pipeline.bus import Record, Span, TopicPartition
 from pipeline.errors import InvalidMessage
@@ -27,9 +28,6 @@ from pipeline.telemetry import Telemetry
 log = structlog.get_logger()
 
 IDLE_CHECK_S: Final = 5.0
-MOST_AHEAD_S: Final = (
-    300.0  # of the log's own clock: beyond, one camera's clock would close every track that comes after
-)
 
 
 @dataclass
@@ -164,7 +162,7 @@ class CountingHandler:
         held = self._held.pop(partition, None)  # and put back once the store has taken the step
         if held is None:
             return False
-        fresh = self._fresh(partition, held, records)
+        fresh, whole = self._fresh(partition, held, records)
         if fresh:
             messages = self._decode(fresh)
             step = advance(held.tracks, messages, self._config)
@@ -174,12 +172,15 @@ class CountingHandler:
                 return False
             held.position, held.next = end, end.offset
             self._observe(held, messages, step, fresh)
-        if fresh is not None:
+        if whole:
             self._held[partition] = held
-        return fresh is not None
+        return whole
 
-    def _fresh(self, partition: int, held: _Held, records: list[Record]) -> list[Record] | None:
-        """Give the records that come next; None where some are missing before them, unless they were the last time, too."""
+    def _fresh(self, partition: int, held: _Held, records: list[Record]) -> tuple[list[Record], bool]:
+        """Give the records that come next, up to where some are missing, unless the same were the last time; and whether all.
+
+        The reader may have been put elsewhere in the middle of a batch. Asked once more, what is missing is not in the log.
+        """
         fresh: list[Record] = []
         offset = held.next
         for record in records:
@@ -188,13 +189,13 @@ class CountingHandler:
             if record.offset > offset:
                 if self._holes.get(partition) != (offset, record.offset):
                     self._holes[partition] = (offset, record.offset)
-                    return None
+                    return fresh, False
                 log.warning(
                     "offsets_missing_in_log", partition=partition, offset=offset, missing=record.offset - offset
                 )
             fresh.append(record)
             offset = record.offset + 1
-        return fresh
+        return fresh, True
 
     def _decode(self, records: list[Record]) -> list[Message]:
         messages: list[Message] = []
@@ -228,7 +229,10 @@ class CountingHandler:
 
 
 def _decode_one(record: Record) -> Message:
-    """Decode a record of the topic of predictions. Raises InvalidMessage."""
+    """Decode a record of the topic of predictions. Raises InvalidMessage.
+
+    One event far in the future would move its camera's clock there, and leave behind every track that comes after.
+    """
     message = decode(record.value, record.headers)
     latest = record.timestamp + MOST_AHEAD_S
     if isinstance(message, CameraStatus):

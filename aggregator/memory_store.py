@@ -6,10 +6,12 @@ import threading
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 
-from aggregator.fields import Bucket, bucket_deltas, passages, tallies, total_deltas
+from aggregator.fields import bucket_deltas, passages, tallies, total_deltas
 from aggregator.store import (
+    Bucket,
     CameraClock,
     Changes,
+    Dump,
     PartitionState,
     Place,
     Position,
@@ -31,8 +33,8 @@ class MemoryStore:
         self._positions: dict[int, Position] = {}
         self._tracks: defaultdict[int, dict[TrackKey, TrackState]] = defaultdict(dict)
         self._clocks: defaultdict[int, dict[str, CameraClock]] = defaultdict(dict)
-        self._buckets: defaultdict[Bucket, Counter[str]] = defaultdict(Counter)
-        self._totals: Counter[str] = Counter()
+        self._buckets: defaultdict[int, defaultdict[Bucket, Counter[str]]] = defaultdict(lambda: defaultdict(Counter))
+        self._totals: defaultdict[int, Counter[str]] = defaultdict(Counter)
         self._cameras: dict[str, CameraStatus] = {}
 
     def load(self, partition: int) -> PartitionState:
@@ -48,8 +50,8 @@ class MemoryStore:
             if self._positions.get(partition) != start:
                 return False
             for bucket, counts in bucket_deltas(changes, self._retentions).items():
-                self._buckets[bucket].update(counts)
-            self._totals.update(total_deltas(changes))
+                self._buckets[partition][bucket].update(counts)
+            self._totals[partition].update(total_deltas(changes))
             for key, state in changes.tracks.items():
                 if state is None:
                     self._tracks[partition].pop(key, None)
@@ -70,18 +72,30 @@ class MemoryStore:
         with self._lock:
             return Snapshot(
                 {window.name: tallies(self._sum(window, now)) for window in windows},
-                tallies(self._totals),
+                tallies(sum(self._totals.values(), Counter())),
                 dict(self._cameras),
-                passages(self._totals),
+                passages(sum(self._totals.values(), Counter())),
             )
 
     def series(self, now: float, window: RollingWindow) -> list[tuple[int, Mapping[Place, Tally]]]:
         """Read one window bucket by bucket, oldest first."""
         with self._lock:
-            return [
-                (start, tallies(self._buckets.get(Bucket(window.bucket_s, start), Counter())))
-                for start in window.buckets(now)
-            ]
+            return [(start, tallies(self._bucket(Bucket(window.bucket_s, start)))) for start in window.buckets(now)]
+
+    def dump(self, partition: int, now: float) -> Dump:
+        """Read every count of *partition*."""
+        kept = {retention.bucket_s: retention for retention in self._retentions}
+        with self._lock:
+            buckets = {
+                bucket: {field: n for field, n in counts.items() if n}
+                for bucket, counts in self._buckets[partition].items()
+                if kept[bucket.bucket_s].expires(bucket.start) > now
+            }
+            return Dump(
+                self._positions.get(partition),
+                dict(self._totals[partition]),
+                {bucket: counts for bucket, counts in buckets.items() if counts},
+            )
 
     def ping(self) -> None:
         """Return: this process is there."""
@@ -89,5 +103,11 @@ class MemoryStore:
     def _sum(self, window: RollingWindow, now: float) -> Counter[str]:
         total: Counter[str] = Counter()
         for start in window.buckets(now):
-            total.update(self._buckets.get(Bucket(window.bucket_s, start), Counter()))
+            total.update(self._bucket(Bucket(window.bucket_s, start)))
+        return total
+
+    def _bucket(self, bucket: Bucket) -> Counter[str]:
+        total: Counter[str] = Counter()
+        for buckets in self._buckets.values():
+            total.update(buckets.get(bucket, Counter()))
         return total

@@ -13,22 +13,25 @@ Keys, with one hash tag per partition, so that a call touches one slot of a clus
 
 from __future__ import annotations
 
+import threading
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.resources import files
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
 import redis
 import structlog
-from redis.backoff import ExponentialBackoff
-from redis.retry import Retry
+from redis.cluster import RedisCluster
 
-from aggregator.fields import Bucket, bucket_deltas, passages, tallies, total_deltas
+from aggregator.fields import bucket_deltas, passages, tallies, total_deltas
+from aggregator.redis_client import connect
 from aggregator.store import (
+    Bucket,
     CameraClock,
     Changes,
+    Dump,
     PartitionState,
     Place,
     Position,
@@ -50,6 +53,19 @@ _decode_clock: Final = msgspec.msgpack.Decoder(CameraClock).decode
 _decode_camera: Final = msgspec.msgpack.Decoder(CameraStatus).decode
 
 
+class _Client(NamedTuple):
+    """A connection and the scripts on it."""
+
+    redis: Any
+    apply: Any
+    sum: Any
+
+    @property
+    def in_cluster(self) -> bool:
+        """Tell whether keys are spread over servers."""
+        return isinstance(self.redis, RedisCluster)
+
+
 class RedisStore:
     """Counts in a Redis or Valkey server. Safe to use from several threads."""
 
@@ -62,19 +78,33 @@ class RedisStore:
         self._namespace = namespace
         self._listed: set[int] = set()
         self._address = redact(url)
-        try:
-            self._redis = redis.Redis.from_url(
-                url,
-                socket_timeout=timeout_s,
-                socket_connect_timeout=timeout_s,
-                health_check_interval=30,
-                retry=Retry(ExponentialBackoff(cap=0.5, base=0.05), 2),
-            )
-        except ValueError as error:
-            raise ConfigError(f"DEMOGRAPHICS_REDIS__URL: {redact(str(error))}; write redis://HOST:PORT/DB") from None
-        scripts = files("aggregator")
-        self._apply = self._redis.register_script(scripts.joinpath("apply.lua").read_text())
-        self._sum = self._redis.register_script(scripts.joinpath("sum.lua").read_text())
+        self._url = url
+        self._timeout_s = timeout_s
+        self._connected: _Client | None = None
+        self._connecting = threading.Lock()
+        if not url.partition("://")[0].endswith("+cluster"):  # a cluster has to be there to be known
+            with self._talking():
+                self._client()
+
+    def _client(self) -> _Client:
+        with self._connecting:
+            if self._connected is None:
+                try:
+                    made = connect(self._url, self._timeout_s)
+                except ValueError as error:
+                    raise ConfigError(
+                        f"DEMOGRAPHICS_REDIS__URL: {redact(str(error))}; write redis://HOST:PORT/DB"
+                    ) from None
+                scripts = files("aggregator")
+                apply, total = (
+                    made.register_script(scripts.joinpath(f"{name}.lua").read_text()) for name in ("apply", "sum")
+                )
+                self._connected = _Client(made, apply, total)
+            return self._connected
+
+    @property
+    def _redis(self) -> Any:
+        return self._client().redis
 
     def ping(self) -> None:
         """Return where the server answers. Raises TransportError."""
@@ -83,7 +113,8 @@ class RedisStore:
 
     def close(self) -> None:
         """Let go of the connections."""
-        self._redis.close()
+        if self._connected is not None:
+            self._connected.redis.close()
 
     def load(self, partition: int) -> PartitionState:
         """Give what is held of *partition*, at one moment."""
@@ -133,7 +164,7 @@ class RedisStore:
             if partition not in self._listed:  # in another slot than the counts, so not part of the step
                 self._redis.sadd(f"{self._namespace}:partitions", partition)
                 self._listed.add(partition)
-            return bool(self._apply(keys=keys, args=arguments))
+            return bool(self._client().apply(keys=keys, args=arguments))
 
     def snapshot(self, now: float, windows: Iterable[RollingWindow]) -> Snapshot:
         """Read every count at *now*, in one round trip."""
@@ -141,12 +172,18 @@ class RedisStore:
         buckets, ranges = _layout(windows, now)
         with self._talking():
             partitions = sorted(int(number) for number in self._redis.smembers(f"{self._namespace}:partitions"))
-            reading = self._redis.pipeline(transaction=False)
+            client, answers = self._client(), list[Any]()
+            # A script cannot be part of a cluster's pipeline: there, each partition is a round trip to its own node.
+            reading = client.redis if client.in_cluster else client.redis.pipeline(transaction=False)
             for partition in partitions:
-                reading.hgetall(self._key(partition, "totals"))
-                reading.hgetall(self._key(partition, "cameras"))
-                self._sum(keys=[self._bucket(partition, bucket) for bucket in buckets], args=ranges, client=reading)
-            answers = reading.execute()
+                keys = [self._bucket(partition, bucket) for bucket in buckets]
+                answers += (
+                    reading.hgetall(self._key(partition, "totals")),
+                    reading.hgetall(self._key(partition, "cameras")),
+                    client.sum(keys=keys, args=ranges, client=reading),
+                )
+            if not client.in_cluster:
+                answers = reading.execute()
         sums: list[Counter[str]] = [Counter() for _ in windows]
         totals: Counter[str] = Counter()
         cameras: dict[str, CameraStatus] = {}
@@ -185,6 +222,25 @@ class RedisStore:
             found.append((start, tallies(total)))
         return found
 
+    def dump(self, partition: int, now: float) -> Dump:
+        """Read every count of *partition*, at one moment."""
+        buckets = [Bucket(kept.bucket_s, start) for kept in self._retentions for start in kept.starts(now)]
+        with self._talking():
+            reading = self._redis.pipeline(transaction=True)
+            reading.get(self._key(partition, "position"))
+            reading.hgetall(self._key(partition, "totals"))
+            for bucket in buckets:
+                reading.hgetall(self._bucket(partition, bucket))
+            position, totals, *kept = reading.execute()
+        read = {bucket: _nonzero(counts) for bucket, counts in zip(buckets, kept, strict=True)}
+        return Dump(_parse(position), _nonzero(totals), {bucket: counts for bucket, counts in read.items() if counts})
+
+    def drop(self) -> None:
+        """Delete everything in this namespace."""
+        with self._talking():
+            for key in self._redis.scan_iter(f"{self._namespace}:*", count=1000):
+                self._redis.delete(key)
+
     def _key(self, partition: int, name: str) -> str:
         return f"{self._namespace}:{{{partition}}}:{name}"
 
@@ -199,7 +255,7 @@ class RedisStore:
             raise TransportError(
                 f"Redis at {self._address} refuses the user name or password; correct DEMOGRAPHICS_REDIS__URL"
             ) from None
-        except (redis.exceptions.RedisError, OSError) as error:
+        except (redis.exceptions.RedisError, redis.exceptions.RedisClusterException, OSError) as error:
             raise TransportError(
                 f"Redis at {self._address} does not answer ({type(error).__name__}: {redact(str(error))[:200]}); "
                 "check that it runs and that DEMOGRAPHICS_REDIS__URL is right"
@@ -224,6 +280,10 @@ def _counts(counts: Mapping[str, int]) -> list[Any]:
     for field, amount in counts.items():
         arguments += (field, amount)
     return arguments
+
+
+def _nonzero(counts: Mapping[bytes, bytes]) -> dict[str, int]:
+    return {field.decode(): int(amount) for field, amount in counts.items() if int(amount)}
 
 
 def _field(key: TrackKey) -> str:

@@ -26,6 +26,14 @@ def windows_of(settings: Settings) -> tuple[RollingWindow, ...]:
     return rolling_windows(settings.windows_s)
 
 
+def counting_of(settings: Settings) -> CountingConfig:
+    """Say when a visitor is counted, closed and forgotten, as the settings have it."""
+    own = settings.aggregator
+    return CountingConfig(
+        own.enough_crops, own.least_evidence, own.idle_s, own.remember_s, max(settings.windows_s.values())
+    )
+
+
 class AggregatorService:
     """A worker on the topic of predictions."""
 
@@ -40,13 +48,10 @@ class AggregatorService:
         on_closed: Callable[[Sequence[Closed]], None] | None = None,
     ) -> None:
         """Join the group. Raises TransportError."""
-        own = settings.aggregator
         self._producer = bus.producer(max_in_flight=settings.kafka.max_in_flight)
         self._handler = CountingHandler(
             store,
-            CountingConfig(
-                own.enough_crops, own.least_evidence, own.idle_s, own.remember_s, max(settings.windows_s.values())
-            ),
+            counting_of(settings),
             telemetry,
             dead_letter=DeadLetters(self._producer, "aggregator", telemetry),
             publish=self._publish,

@@ -126,6 +126,21 @@ class Snapshot(NamedTuple):
     passages: Mapping[Place, Passages] = MappingProxyType({})
 
 
+class Bucket(NamedTuple):
+    """A slice of time at one resolution, in seconds since the epoch."""
+
+    bucket_s: int
+    start: int
+
+
+class Dump(NamedTuple):
+    """Every count of one partition and the position that they are of, in the store's own words (see fields.py)."""
+
+    position: Position | None
+    totals: Mapping[str, int]
+    buckets: Mapping[Bucket, Mapping[str, int]]  # those that have not expired, without empty ones
+
+
 class Store(Protocol):
     """Keeps the counts. Every method raises TransportError where the store does not answer."""
 
@@ -146,6 +161,9 @@ class Store(Protocol):
 
     def series(self, now: float, window: RollingWindow) -> list[tuple[int, Mapping[Place, Tally]]]:
         """Read one window bucket by bucket, oldest first, empty buckets included."""
+
+    def dump(self, partition: int, now: float) -> Dump:
+        """Read every count of *partition*, at one moment; *now* tells which buckets there can be."""
 
     def ping(self) -> None:
         """Return where the store answers."""

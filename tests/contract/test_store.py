@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 
 import pytest
+import redis
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -18,7 +19,7 @@ from aggregator.store import Changes, Place, PlaceCell, Position, Store, TrackSt
 from aggregator.windows import retentions, rolling_windows
 from pipeline.errors import ConfigError, TransportError
 from pipeline.messages import CameraStatus
-from tests.servers import ValkeyServer
+from tests.servers import ValkeyCluster, ValkeySentinel, ValkeyServer, wait_until
 
 WINDOWS = rolling_windows({"1m": 60, "1h": 3600, "24h": 86400})
 NOW = float(int(time.time()))  # buckets expire by the server's clock
@@ -30,14 +31,23 @@ QUIET = PlaceCell("shop", "till", Cell("female", "18-24", ""))
 MakeStore = Callable[[], Store]
 
 
-@pytest.fixture(params=["memory", "redis"])
+@pytest.fixture(scope="module")
+def valkey_cluster() -> Iterator[ValkeyCluster]:
+    """Run a cluster."""
+    with ValkeyCluster() as cluster:
+        yield cluster
+
+
+@pytest.fixture(params=["memory", "redis", "cluster"])
 def make_store(request: pytest.FixtureRequest, topic_prefix: str) -> Iterator[MakeStore]:
     """Make stores that share their counts, as two aggregators do."""
     if request.param == "memory":
         store = MemoryStore(retentions(WINDOWS))
         yield lambda: store
         return
-    server: ValkeyServer = request.getfixturevalue("valkey_server")
+    server: ValkeyServer | ValkeyCluster = request.getfixturevalue(
+        "valkey_server" if request.param == "redis" else "valkey_cluster"
+    )
     opened: list[RedisStore] = []
 
     def make() -> Store:
@@ -295,3 +305,69 @@ def test_what_passages_add_up_to_is_kept_by_camera(make_store: MakeStore) -> Non
     assert (door.entries, door.exits) == (2, 1)
     assert set(shown.totals) == {Place("museum", "hall")}
     assert sum(shown.totals[Place("museum", "hall")].people.values()) == 3
+
+
+def test_the_master_that_sentinels_name_is_used_and_its_successor(topic_prefix: str) -> None:
+    """Nobody tells the aggregators that the master has died; what its replica lacks is for them to find out."""
+    with (
+        ValkeyServer() as master,
+        ValkeyServer(settings={"replicaof": f"127.0.0.1 {master.port}"}) as replica,
+        ValkeySentinel(master) as sentinel,
+    ):
+        store = RedisStore(sentinel.url, retentions(WINDOWS), namespace=topic_prefix, timeout_s=1)
+        wait_until(lambda: _answers(store), timeout_s=20, what="the master")
+        assert store.apply(0, counted((NOW, MAN)), start=None, end=Position(1, 1))
+        direct = RedisStore(replica.url, retentions(WINDOWS), namespace=topic_prefix)
+        wait_until(lambda: direct.positions([0])[0] == Position(1, 1), timeout_s=20, what="the replica")
+        wait_until(lambda: _knows_a_replica(sentinel), timeout_s=30, what="the sentinel to have found the replica")
+        master.kill()
+        wait_until(lambda: _applies(store), timeout_s=60, what="the replica's promotion")
+        assert direct.load(0).position == Position(2, 2)
+        store.close()
+        direct.close()
+
+
+def _answers(store: RedisStore) -> bool:
+    try:
+        store.ping()
+    except TransportError:
+        return False
+    return True
+
+
+def _applies(store: RedisStore) -> bool:
+    try:
+        return store.apply(0, counted((NOW, MAN)), start=Position(1, 1), end=Position(2, 2))
+    except TransportError:
+        return False
+
+
+def _knows_a_replica(sentinel: ValkeySentinel) -> bool:
+    with redis.Redis(port=sentinel.port) as client:
+        return bool(client.sentinel_slaves("counts"))
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis+sentinel://u:hunter2@h:1",
+        "redis+sentinel://u:hunter2@h:1/name/x",
+        "redis+cluster://u:hunter2@,h:1",
+        "http://u:hunter2@h",
+    ],
+)
+def test_an_address_that_lacks_something_is_refused_with_what_to_write(url: str) -> None:
+    """No name of a master, no host, no such scheme; and no password in what is said."""
+    with pytest.raises(ConfigError, match="DEMOGRAPHICS_REDIS__URL") as refused:
+        RedisStore(url, retentions(WINDOWS)).ping()
+    assert "hunter2" not in str(refused.value)
+
+
+def test_a_cluster_that_is_away_is_a_transport_error() -> None:
+    """It is asked for at the first call, and again at the next."""
+    store = RedisStore("redis+cluster://u:hunter2@127.0.0.1:1", retentions(WINDOWS), timeout_s=0.5)
+    for _ in range(2):
+        with pytest.raises(TransportError) as away:
+            store.ping()
+        assert "hunter2" not in str(away.value)
+    store.close()

@@ -9,7 +9,8 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,12 +61,20 @@ def command() -> Command:
 class Service:
     """One service process and its log."""
 
-    def __init__(self, name: str, arguments: tuple[str, ...], environment: dict[str, str], log: Path) -> None:
+    def __init__(
+        self,
+        name: str,
+        arguments: tuple[str, ...],
+        environment: dict[str, str],
+        log: Path,
+        *,
+        command: Sequence[str] = ("pipeline.cli",),
+    ) -> None:
         self.name = name
         self.log = log
         self._stream = log.open("wb")
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "pipeline.cli", *arguments],
+            [sys.executable, "-m", *command, *arguments],
             env=environment,
             cwd=ROOT,
             stderr=self._stream,
@@ -78,8 +87,12 @@ class Service:
 
     def events(self, event: str) -> list[dict[str, Any]]:
         """Give the log's lines of one kind."""
-        lines = (json.loads(line) for line in self.said().splitlines() if line.startswith("{"))
-        return [line for line in lines if line.get("event") == event]
+        found = []
+        for line in self.said().splitlines():
+            with suppress(ValueError):  # a killed one may have stopped within a line
+                if f'"{event}"' in line and (said := json.loads(line)).get("event") == event:
+                    found.append(said)
+        return found
 
     def url(self) -> str:
         """Give where it answers."""
@@ -94,6 +107,14 @@ class Service:
         """Ask for text."""
         with urllib.request.urlopen(self.url() + path, timeout=10) as answer:
             return str(answer.read().decode())
+
+    def pause(self) -> None:
+        """Freeze it: its connections stay open, nothing answers."""
+        self.process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Let a frozen one go on."""
+        self.process.send_signal(signal.SIGCONT)
 
     def kill(self) -> None:
         """Kill it as the kernel would: no farewell."""

@@ -96,6 +96,21 @@ def test_any_bytes_are_a_message_or_invalid(value: bytes) -> None:
     assert reasons in ([], ["malformed"])
 
 
+@pytest.mark.parametrize(
+    "value",
+    [
+        encode(EXAMPLES[1]).replace(b"entrance", b"entr\xff\xfece"),
+        b"\x91" * 100_000,
+        b"\x81\xa4type\xa4\xff\xff\xff\xff",
+    ],
+)
+def test_what_the_codec_does_not_call_a_codec_error_is_invalid_too(value: bytes) -> None:
+    """Text that is none, and nesting without end: each would have ended every worker that reads it, one after another."""
+    with pytest.raises(InvalidMessage) as refused:
+        decode(value, headers())
+    assert refused.value.reason == "malformed"
+
+
 @pytest.mark.parametrize("version", [b"", b"0", b"2", b"\xff\xfe"])
 def test_another_schema_version_is_refused_by_name(version: bytes) -> None:
     """An old or newer record is told apart from a broken one."""
