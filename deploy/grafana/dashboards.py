@@ -266,7 +266,7 @@ def how_cameras_do() -> list[Graph]:
         lines(
             "Share of frames dropped",
             [query(f"demographics:drop_share:rate5m{{{PLACE}}}", "{{camera}}")],
-            "Of a camera's frames, those that gave way to a newer one before they were looked at; high where a worker is slow.",
+            "Of the frames that should have been searched, those that gave way to a newer one; high where a worker is slow.",
             unit="percentunit",
         ),
         lines(
