@@ -114,7 +114,7 @@ class CameraLoop:
         """Run until *stop* is set, or a file has ended. Never raises for what a camera or the bus does."""
         self._telemetry.introduce_camera(**self._labels)
         self._telemetry.set(
-            metrics.CAMERA_DETECT_FPS, self.camera.detect_fps or self._settings.detect_fps, **self._labels
+            metrics.CAMERA_WANTED_FPS, self.camera.detect_fps or self._settings.detect_fps, **self._labels
         )
         self._telemetry.set(metrics.CAMERA_UP, 0, **self._labels)
         self._report()

@@ -273,16 +273,15 @@ def how_cameras_do() -> list[Graph]:
             "Reconnects and failures, a minute",
             [
                 query(
-                    f"60 * sum by (camera) (rate(demographics_camera_reconnects_total{{{PLACE}}}[$__rate_interval]))",
-                    "{{camera}} again",
+                    f"60 * sum(rate(demographics_camera_reconnects_total{{{PLACE}}}[$__rate_interval]))", "made again"
                 ),
                 query(
-                    f"60 * sum by (camera, reason) (rate(demographics_camera_failures_total{{{PLACE}}}[$__rate_interval]))",
-                    "{{camera}} {{reason}}",
+                    f"60 * sum by (reason) (rate(demographics_camera_failures_total{{{PLACE}}}[$__rate_interval]))",
+                    "failed: {{reason}}",
                     ref="B",
                 ),
             ],
-            "Connections made again, and connections that failed or were lost, by reason.",
+            "Connections made again, and connections that failed or were lost, by reason. Choose a camera above to see its own.",
         ),
     ]
 

@@ -153,16 +153,19 @@ def _timeseries(axes: Axes, panel: dict[str, Any], source: Source, range_s: floa
         for number, (name, points) in enumerate(series):
             axes.plot([_when(at) for at, _ in points], [value for _, value in points], label=name, lw=1.6,
                       color=_colour(panel, name, number), ls="--" if "earlier" in name else "-")  # fmt: skip
+    axes.set_xlim(mpl.dates.date2num(_when(source.now - source.span_s)), mpl.dates.date2num(_when(source.now)))
     _scales(axes, panel)
-    axes.set_xlim(_when(source.now - source.span_s), _when(source.now))
     if "max" in panel["fieldConfig"]["defaults"]:
         axes.set_ylim(0, panel["fieldConfig"]["defaults"]["max"] * 1.04)
     else:
         axes.set_ylim(bottom=0)
     if series:
+        most = max(len(name) for name, _ in series)
+        columns = min(len(series), max(1, int(panel["gridPos"]["w"] * 9 / (most + 7))))
         axes.legend(
-            fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=3, frameon=False, labelcolor=MUTED
-        )
+            fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=columns, frameon=False,
+            labelcolor=MUTED, handlelength=1.2, columnspacing=1.2, labelspacing=0.2, borderpad=0,
+        )  # fmt: skip
 
 
 def _bargauge(axes: Axes, panel: dict[str, Any], source: Source, range_s: float) -> None:
@@ -219,7 +222,6 @@ def _states(axes: Axes, panel: dict[str, Any], source: Source, range_s: float) -
             axes.barh(row, step / 86400 * 1.05, left=mpl.dates.date2num(_when(at)), height=0.7, color=state["color"])
     axes.set_yticks(range(len(by_camera)), list(by_camera))
     axes.set_xlim(mpl.dates.date2num(_when(source.now - source.span_s)), mpl.dates.date2num(_when(source.now)))
-    axes.xaxis_date()
     _scales(axes, panel, grid=False)
     axes.legend([Rectangle((0, 0), 1, 1, color=colour) for colour in seen.values()], list(seen), fontsize=8, frameon=False,
                 loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=len(seen) or 1, labelcolor=MUTED)  # fmt: skip
@@ -259,6 +261,7 @@ def _heatmap(axes: Axes, panel: dict[str, Any], source: Source, range_s: float) 
     if times:
         edges = [mpl.dates.date2num(_when(at)) for at in times]
         axes.pcolormesh(edges, range(len(bounds)), cells, cmap="Blues", shading="nearest")
+        axes.set_xlim(mpl.dates.date2num(_when(source.now - source.span_s)), mpl.dates.date2num(_when(source.now)))
         axes.xaxis_date()
     axes.set_yticks(
         range(len(bounds)),
@@ -292,10 +295,19 @@ def _scales(
         axes.grid(axis="y" if time_axis else "x", color="#e1e6ec", lw=0.8)
         axes.set_axisbelow(True)
     if time_axis:
-        axes.xaxis.set_major_locator(mpl.dates.AutoDateLocator(maxticks=6))
-        axes.xaxis.set_major_formatter(mpl.dates.DateFormatter("%H:%M", tz=UTC))
+        _clock(axes)
         if values and grid:
             axes.yaxis.set_major_formatter(lambda value, _: _written(value, *_unit(panel)))
+
+
+def _clock(axes: Axes) -> None:
+    """Write five times or so under the graph, at full minutes, hours or days."""
+    first, last = (bound * 86400 for bound in axes.get_xlim())
+    paces = (15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 10800, 21600, 43200, 86400)
+    pace = next((pace for pace in paces if (last - first) / pace <= 6), paces[-1])
+    ticks = range(math.ceil(first / pace) * pace, math.floor(last) + 1, pace)
+    form = "%H:%M" if pace % 60 == 0 else "%H:%M:%S"
+    axes.set_xticks([mpl.dates.date2num(_when(at)) for at in ticks], [f"{_when(at):{form}}" for at in ticks])
 
 
 # --- a whole dashboard -------------------------------------------------------------------------------------------------------
@@ -341,8 +353,8 @@ def render(document: dict[str, Any], source: Source, path: Path) -> None:
         kind = panel["type"]
         flat = kind in {"stat", "bargauge"}
         inner = (
-            box[0] + (10 if flat else 70), box[1] + (26 if flat else 48 if kind == "table" else 32),
-            box[2] - (20 if flat else 84), box[3] - (34 if flat else 60 if kind == "table" else 84),
+            box[0] + (10 if flat else 84 if kind == "table" else 70), box[1] + (26 if flat else 48 if kind == "table" else 32),
+            box[2] - (20 if flat else 98 if kind == "table" else 84), box[3] - (34 if flat else 60 if kind == "table" else 84),
         )  # fmt: skip
         axes = figure.add_axes(
             (inner[0] / width, 1 - (inner[1] + inner[3]) / height, inner[2] / width, inner[3] / height),

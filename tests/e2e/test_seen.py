@@ -26,15 +26,17 @@ from tests.servers import KafkaServer, ValkeyServer, free_port
 pytestmark = [pytest.mark.kafka, pytest.mark.slow, pytest.mark.timeout(600)]
 
 Deploy = Callable[..., Services]
+PICTURED_S: Final = 240.0
 SIZES: Final = {390: 844, 1280: 800, 1920: 1080}
 
 
 @pytest.fixture
 def films(tmp_path: Path) -> dict[str, Clip]:
-    """Compose what the cameras see."""
+    """Compose what the cameras see; for the pictures as many people as the demo has."""
+    people, seconds = (8, 30) if os.environ.get("PICTURES") else (5, 15)
     return {
-        view: compose(tmp_path / f"{view}.mp4", load_cast(), view=view, people=5, seconds=15, seed=seed)
-        for view, seed in (("entrance", 3), ("hall", 5))
+        view: compose(tmp_path / f"{view}.mp4", load_cast(), view=view, people=people, seconds=seconds, seed=seed)
+        for view, seed in (("entrance", 3), ("hall", 11))
     }
 
 
@@ -68,9 +70,9 @@ def take_pictures(folder: Path, browser: Browser, aggregator: Service, prometheu
             page = context.new_page()
             page.goto(aggregator.url())
             expect(page.locator("#trend-table tr")).not_to_have_count(0)
-            page.screenshot(path=folder / f"page-{width}-{scheme}.png", full_page=width < 1000)
+            page.screenshot(path=folder / f"page-{width}-{scheme}.png", full_page=width < 1500)
             context.close()
-    render_all(prometheus.url, folder)
+    render_all(prometheus.url, folder, span_s=PICTURED_S)
 
 
 def test_what_is_looked_at_shows_what_is_there(
@@ -117,6 +119,7 @@ def test_what_is_looked_at_shows_what_is_there(
             before = shown(page, "24h")
             until(lambda: shown(page, "24h") > before, 60, services.logs)  # people walk by
             if os.environ.get("PICTURES"):
+                page.wait_for_timeout(PICTURED_S * 1000)  # until there is something to draw
                 take_pictures(Path(os.environ["PICTURES"]), browser, aggregator, prometheus)
 
             ingest.stop()  # nobody walks by any more: the figures stand
