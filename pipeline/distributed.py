@@ -23,11 +23,15 @@ T = TypeVar("T")
 LONGEST_PAUSE_S: Final = 10.0
 
 
-def open_bus(settings: KafkaSettings, client_id: str, telemetry: Telemetry) -> KafkaBus:
-    """Make the bus of the settings; nothing is asked of the brokers yet. Raises ConfigError."""
+def open_bus(settings: KafkaSettings, client_id: str, telemetry: Telemetry | None = None) -> KafkaBus:
+    """Make the bus of the settings; nothing is asked of the brokers yet. Raises ConfigError.
+
+    Partitions that stand still are counted in *telemetry*.
+    """
 
     def stalled(where: TopicPartition) -> None:
-        telemetry.add(metrics.STALLS, topic=where.topic, partition=str(where.partition))
+        if telemetry:
+            telemetry.add(metrics.STALLS, topic=where.topic, partition=str(where.partition))
 
     security: dict[str, object] = {"security_protocol": settings.security_protocol}
     if settings.ca_file:
