@@ -26,11 +26,11 @@ LONGEST_PAUSE_S: Final = 10.0
 def open_bus(settings: KafkaSettings, client_id: str, telemetry: Telemetry | None = None) -> KafkaBus:
     """Make the bus of the settings; nothing is asked of the brokers yet. Raises ConfigError.
 
-    Partitions that stand still are counted in *telemetry*.
+    A command that only asks has no *telemetry* to count stalls in.
     """
 
     def stalled(where: TopicPartition) -> None:
-        if telemetry:
+        if telemetry is not None:
             telemetry.add(metrics.STALLS, topic=where.topic, partition=str(where.partition))
 
     security: dict[str, object] = {"security_protocol": settings.security_protocol}
