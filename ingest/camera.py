@@ -166,6 +166,9 @@ class CameraLoop:
     def run(self, stop: threading.Event) -> None:
         """Run until *stop* is set, or a file has ended. Never raises for what a camera or the bus does."""
         self._telemetry.introduce_camera(**self._labels)
+        self._telemetry.set(
+            metrics.CAMERA_WANTED_FPS, self.camera.detect_fps or self._settings.detect_fps, **self._labels
+        )
         self._telemetry.set(metrics.CAMERA_UP, 0, **self._labels)
         self._report()
         detector = self._make_detector(self.camera)

@@ -150,6 +150,9 @@ CAMERA_UP = Metric("demographics_camera_up", "gauge", "1 while the camera delive
 CAMERA_FPS = Metric(
     "demographics_camera_fps", "gauge", "Frames per second that the camera delivers.", "ingest", _CAMERA
 )
+CAMERA_WANTED_FPS = Metric(
+    "demographics_camera_wanted_fps", "gauge", "Frames per second that are to be searched for faces.", "ingest", _CAMERA
+)
 FRAMES = Metric("demographics_frames_total", "counter", "Frames decoded.", "ingest", _CAMERA)
 FRAMES_DETECTED = Metric(
     "demographics_frames_detected_total", "counter", "Frames searched for faces.", "ingest", _CAMERA

@@ -266,23 +266,22 @@ def how_cameras_do() -> list[Graph]:
         lines(
             "Share of frames dropped",
             [query(f"demographics:drop_share:rate5m{{{PLACE}}}", "{{camera}}")],
-            "Of a camera's frames, those that gave way to a newer one before they were looked at; high where a worker is slow.",
+            "Of the frames that should have been searched, those that gave way to a newer one; high where a worker is slow.",
             unit="percentunit",
         ),
         lines(
             "Reconnects and failures, a minute",
             [
                 query(
-                    f"60 * sum by (camera) (rate(demographics_camera_reconnects_total{{{PLACE}}}[$__rate_interval]))",
-                    "{{camera}} again",
+                    f"60 * sum(rate(demographics_camera_reconnects_total{{{PLACE}}}[$__rate_interval]))", "made again"
                 ),
                 query(
-                    f"60 * sum by (camera, reason) (rate(demographics_camera_failures_total{{{PLACE}}}[$__rate_interval]))",
-                    "{{camera}} {{reason}}",
+                    f"60 * sum by (reason) (rate(demographics_camera_failures_total{{{PLACE}}}[$__rate_interval]))",
+                    "failed: {{reason}}",
                     ref="B",
                 ),
             ],
-            "Connections made again, and connections that failed or were lost, by reason.",
+            "Connections made again, and connections that failed or were lost, by reason. Choose a camera above to see its own.",
         ),
     ]
 

@@ -17,6 +17,7 @@ from aggregator.store import Changes, PlaceCell, Position
 from aggregator.windows import retentions, rolling_windows
 from deploy.grafana.dashboards import DASHBOARDS, WINDOWS, stale
 from deploy.grafana.panels import SOURCE
+from deploy.grafana.render import render_all
 from pipeline import telemetry
 from pipeline.http import HttpServer, make_app
 from pipeline.messages import CameraStatus
@@ -222,3 +223,10 @@ def test_the_hours_of_the_week_are_a_full_table(prometheus: PrometheusServer) ->
     noons, nights = [cells[day, "13"] for day in days if (day, "13") in cells], [cells[day, "02"] for day in days]
     assert min(noons) > max(nights)
     assert max(noons) == pytest.approx(40, abs=5)
+
+
+def test_the_dashboards_can_be_drawn_for_the_documentation(prometheus: PrometheusServer, tmp_path: Path) -> None:
+    """Each kind of panel that there is, from what Prometheus answers."""
+    render_all(prometheus.url, tmp_path, span_s=60)
+    for name in DASHBOARDS:
+        assert (tmp_path / f"dashboard-{name}.png").stat().st_size > 20_000
