@@ -215,7 +215,7 @@ def _end(step: Step, tracks: Tracks, state: TrackState | None, ended: TrackEnded
     if ended.visitor:
         _close(step, tracks, state, config)
     else:  # remembered like a visitor, so that a repetition counts no crossing twice
-        tracks.put(replace(state, evidence=(), closed=True))
+        _put(step, tracks, replace(state, evidence=(), closed=True))
 
 
 def _add_passage(step: Step, ended: TrackEnded) -> None:

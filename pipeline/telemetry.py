@@ -172,7 +172,17 @@ REJECTS = Metric(
     "does not count (not_counted), crops below a bar (small, blurred, turned, dark, quality, landmarks).",
     "ingest",
     (*_CAMERA, "reason"),
-    reasons=("unconfirmed", "quality"),
+    reasons=(
+        "unconfirmed",
+        "masked",
+        "not_counted",
+        "landmarks",
+        "small",
+        "blurred",
+        "turned",
+        "dark",
+        "quality",
+    ),
 )
 BAD_FRAMES = Metric(
     "demographics_bad_frames_total",
@@ -180,6 +190,7 @@ BAD_FRAMES = Metric(
     "Pictures not searched: corrupt by the decoder's word, dark, flat, green, torn, or a repetition of the one before.",
     "ingest",
     (*_CAMERA, "reason"),
+    reasons=("corrupt", "dark", "flat", "green", "torn", "repeated"),
 )
 STILL = Metric(
     "demographics_still_frames_total",
@@ -196,7 +207,12 @@ DETECT_FPS = Metric(
     _CAMERA,
 )
 PRESENT = Metric(
-    "demographics_present", "gauge", "Confirmed people in the camera's zone, or in view, now.", "ingest", _CAMERA
+    "demographics_present",
+    "gauge",
+    "Confirmed people in the camera's zone, or in view, now.",
+    "ingest",
+    _CAMERA,
+    unit="people",
 )
 READERS_LEFT = Metric(
     "demographics_readers_left_behind",
@@ -204,6 +220,7 @@ READERS_LEFT = Metric(
     "Threads of connections that hang within a library and were given up.",
     "ingest",
     _CAMERA,
+    unit="threads",
 )
 CONNECTS_FAILED = Metric(
     "demographics_camera_failures_total",

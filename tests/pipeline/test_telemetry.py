@@ -12,6 +12,8 @@ from prometheus_client.metrics_core import Metric as Family
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 
+from ingest.frames import FRAME_REJECTS
+from ingest.step import REJECTS
 from pipeline import telemetry as metrics
 from pipeline.errors import TransportError
 from pipeline.exposition import exposition
@@ -106,3 +108,9 @@ def test_a_retention_that_is_not_known_is_not_shown() -> None:
     ]
     watch.look()
     assert telemetry.samples(metrics.TOPIC_RETENTION) == []
+
+
+def test_the_reasons_that_ingest_gives_are_those_that_are_declared() -> None:
+    """Each stands at zero from the start; one that is not declared would come out of nowhere."""
+    assert set(metrics.REJECTS.reasons) == set(REJECTS)
+    assert set(metrics.BAD_FRAMES.reasons) == set(FRAME_REJECTS)
