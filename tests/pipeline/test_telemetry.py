@@ -106,3 +106,4 @@ def test_a_retention_that_is_not_known_is_not_shown() -> None:
     ]
     watch.look()
     assert telemetry.samples(metrics.TOPIC_RETENTION) == []
+    assert telemetry.samples(metrics.BUS_FAILURES) == [(metrics.BUS_FAILURES.name, {}, 1.0)]  # and Kafka is missed
