@@ -41,6 +41,7 @@ class PipelineHealth:
         self._clock = clock
         self._lock = threading.Lock()
         self._samples: deque[_Sample] = deque()
+        self._sample()  # so that whoever asks first, and once, is told of the time since the start
 
     def view(self) -> dict[str, Any]:
         """Show it: a state, what is wrong in words, and the figures of the last minute."""

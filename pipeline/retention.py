@@ -55,6 +55,7 @@ class RetentionWatch:
             answers = self._ask(self._topics)
         except TransportError as error:
             answers = {}
+            self._telemetry.add(metrics.BUS_FAILURES)  # where nothing flows, nobody else may notice
             log.warning("retention_unknown", detail=str(error))
         self._telemetry.forget(metrics.TOPIC_RETENTION)
         for topic, seconds in answers.items():

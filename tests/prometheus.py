@@ -64,6 +64,7 @@ class PrometheusServer(_Server):
             (rules / path.name).write_text(yaml.safe_dump(groups))
         configuration = yaml.safe_load(CONFIGURATION.read_text())
         configuration["global"] = {"scrape_interval": "1s", "scrape_timeout": "1s", "evaluation_interval": "1s"}
+        del configuration["alerting"]
         configuration["scrape_configs"] = [
             {"job_name": job, "static_configs": [{"targets": list(addresses)}]}
             for job, addresses in self._targets.items()

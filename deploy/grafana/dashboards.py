@@ -73,6 +73,7 @@ def who_came() -> list[Graph]:
     """Say how many there are, and who."""
     ever = f"demographics:visitors_total:by_camera{{{PLACE}}}"
     unknown = f'sum(demographics:visitors{{{NOW},gender="{UNKNOWN}"}}) or vector(0)'
+    known = f'gender!="{UNKNOWN}",age_band!="{UNKNOWN}"'
     pyramid = (
         barchart.Panel()
         .title("Age and gender, last $window")
@@ -80,7 +81,9 @@ def who_came() -> list[Graph]:
         .datasource(SOURCE)
         .with_target(
             query(
-                f'sum by (age_band, gender) (demographics:visitors{{{NOW},gender!="{UNKNOWN}",age_band!="{UNKNOWN}"}})',
+                f"sum by (age_band, gender) (demographics:visitors{{{NOW},{known}}})"
+                # A band in which nobody was seen within this window stays on the axis if somebody was within another.
+                f" or 0 * sum by (age_band, gender) (demographics:visitors{{{PLACE},{known}}})",
                 instant=True,
                 table=True,
             )

@@ -45,6 +45,16 @@ def test_a_pipeline_that_counts_is_good_and_says_how_fast(rig: Rig) -> None:
     assert 0.5 < view["latency_s"]["half"] <= 1 < view["latency_s"]["most"] <= 2
 
 
+def test_who_asks_once_is_told_of_the_time_since_the_start() -> None:
+    """A script sees as much as the page."""
+    rig = Rig()
+    rig.counted(60, 0.7)
+    rig.now += 120
+    view = rig.health.view()
+    assert (view["seconds"], view["records_per_s"]) == (120, 0.5)
+    assert view["latency_s"]["half"] < 1
+
+
 def test_what_is_older_than_a_minute_is_not_spoken_of(rig: Rig) -> None:
     """Else a slow morning would be said all day."""
     rig.counted(10, 50)

@@ -31,7 +31,7 @@ from tests.servers import listens, wait_until
 pytestmark = pytest.mark.slow
 
 WINDOWS: Final = rolling_windows({"1m": 60, "15m": 900, "1h": 3600})
-SIZES: Final = {"phone": (390, 844), "desk": (1280, 800), "wall": (1920, 1080)}
+SIZES: Final = {"small phone": (320, 568), "phone": (390, 844), "desk": (1280, 800), "wall": (1920, 1080)}
 PATIENCE_MS: Final = 30_000
 TOKEN: Final = "0123456789abcdef-token"
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import shutil
+import subprocess
 from pathlib import Path
 from typing import Any, Final
 
@@ -47,3 +49,19 @@ def test_the_runbook_speaks_of_no_alert_that_there_is_not() -> None:
     """A page for a renamed alert is never found."""
     sections = set(re.findall(r"^## (\w+)$", (ROOT / "docs" / "runbooks.md").read_text(), flags=re.MULTILINE))
     assert sections == {alert["alert"] for alert in alerts()}
+
+
+def test_alertmanager_reads_its_configuration_and_speaks_of_alerts_that_there_are() -> None:
+    """An inhibition of a renamed alert would hold nothing back."""
+    path = ROOT / "deploy" / "alertmanager" / "alertmanager.yml"
+    document = yaml.safe_load(path.read_text())
+    names = {alert["alert"] for alert in alerts()}
+    matchers = [m for rule in document["inhibit_rules"] for m in (*rule["source_matchers"], *rule["target_matchers"])]
+    spoken = {name for m in matchers if "alertname" in m for name in re.findall(r"[A-Z][A-Za-z]+", m)}
+    assert spoken
+    assert spoken <= names
+    receivers = {receiver["name"] for receiver in document["receivers"]}
+    assert {document["route"]["receiver"], *(route["receiver"] for route in document["route"]["routes"])} <= receivers
+    if tool := shutil.which("amtool"):
+        done = subprocess.run([tool, "check-config", str(path)], capture_output=True, check=False, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr

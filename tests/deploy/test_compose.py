@@ -27,6 +27,7 @@ PROFILES: Final = {
     "": DEFAULT,
     "demo": DEFAULT | {"mediamtx", "demo-cameras"},
     "gpu": DEFAULT | {"inference-gpu"},
+    "alerts": DEFAULT | {"alertmanager"},
 }
 
 

@@ -91,6 +91,17 @@ def test_the_exposition_is_what_prometheus_own_library_writes() -> None:
     assert exposition(CollectorRegistry()) == b""
 
 
+def test_a_broker_that_does_not_say_its_retention_is_missed() -> None:
+    """Where nothing flows, nobody else may notice that Kafka is away."""
+
+    def ask(_topics: object) -> dict[str, float]:
+        raise TransportError("Kafka is away")
+
+    telemetry = Telemetry(("aggregator",))
+    RetentionWatch(ask, ["face-crops"], telemetry).look()
+    assert telemetry.samples(metrics.BUS_FAILURES) == [(metrics.BUS_FAILURES.name, {}, 1.0)]
+
+
 def test_a_retention_that_is_not_known_is_not_shown() -> None:
     """An old answer would hide that somebody has changed it meanwhile."""
     telemetry = Telemetry(("aggregator",))
