@@ -31,7 +31,7 @@ def serve(settings: Settings) -> None:
         mount_api(startup.app, store, windows)
         startup.serve()
         startup.wait_for("Redis", store.ping)
-        bus = open_bus(settings.kafka, "demographics-aggregator")
+        bus = open_bus(settings.kafka, "demographics-aggregator", telemetry)
         stack.callback(bus.close)
 
         def join() -> AggregatorService:

@@ -23,7 +23,7 @@ def serve(settings: Settings, load: Callable[[Settings], Engine] | None = None) 
         stack.callback(startup.close)
         startup.serve()
         predictor = (load or _tensorflow)(settings)
-        bus = open_bus(settings.kafka, "demographics-inference")
+        bus = open_bus(settings.kafka, "demographics-inference", telemetry)
         stack.callback(bus.close)
 
         def join() -> InferenceService:

@@ -8,6 +8,7 @@ from typing import Final, TypeVar
 import structlog
 
 from pipeline import telemetry as metrics
+from pipeline.bus import TopicPartition
 from pipeline.errors import TransportError
 from pipeline.http import HttpServer, make_app
 from pipeline.kafka_bus import KafkaBus
@@ -22,8 +23,13 @@ T = TypeVar("T")
 LONGEST_PAUSE_S: Final = 10.0
 
 
-def open_bus(settings: KafkaSettings, client_id: str) -> KafkaBus:
+def open_bus(settings: KafkaSettings, client_id: str, telemetry: Telemetry | None = None) -> KafkaBus:
     """Make the bus of the settings; nothing is asked of the brokers yet. Raises ConfigError."""
+
+    def on_stall(partition: TopicPartition) -> None:
+        if telemetry is not None:
+            telemetry.add(metrics.STALLS, topic=partition.topic)
+
     security: dict[str, object] = {"security_protocol": settings.security_protocol}
     if settings.ca_file:
         security["ssl_cafile"] = str(settings.ca_file)
@@ -39,6 +45,7 @@ def open_bus(settings: KafkaSettings, client_id: str) -> KafkaBus:
         client_id=client_id,
         session_timeout_s=settings.session_timeout_s,
         heartbeat_interval_s=min(3.0, settings.session_timeout_s / 3),
+        on_stall=on_stall,
     )
 
 

@@ -173,6 +173,13 @@ BUS_FAILURES = Metric(
     "Calls that the bus did not answer; they are repeated.",
     "every service",
 )
+STALLS = Metric(
+    "demographics_partition_stalls_total",
+    "counter",
+    "Times that a partition stood still before its end, and was fetched anew.",
+    "every service",
+    ("topic",),
+)
 RECORDS = Metric("demographics_records_total", "counter", "Records handled.", "every service", ("topic",))
 
 
