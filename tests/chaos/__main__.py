@@ -88,6 +88,7 @@ class Deployment:
             DEMOGRAPHICS_KAFKA__BOOTSTRAP_SERVERS=kafka.bootstrap_servers,
             DEMOGRAPHICS_KAFKA__PARTITIONS=str(PARTITIONS),
             DEMOGRAPHICS_KAFKA__SESSION_TIMEOUT_S="6",
+            DEMOGRAPHICS_KAFKA__FACE_CROPS_RETENTION_S="3600",  # the bad ones are counted in the end
             DEMOGRAPHICS_REDIS__URL=valkey.url,
             DEMOGRAPHICS_INFERENCE__MAX_BATCH="8",
         )
