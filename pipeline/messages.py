@@ -7,6 +7,7 @@ tests/golden hold bytes that are already in somebody's topic: they must decode f
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated, Final
 
 import msgspec
@@ -114,6 +115,10 @@ Message = FaceCrop | TrackEnded | Prediction | CameraStatus | DeadLetter
 _encoder: Final = msgspec.msgpack.Encoder()
 _decoder: Final[msgspec.msgpack.Decoder[Message]] = msgspec.msgpack.Decoder(Message)
 
+# Every version that was ever written, and what makes today's message of it. None is ever removed: a topic holds records of the
+# version before for as long as its retention, and a rolling upgrade has writers of both.
+READERS: Final[dict[bytes, Callable[[bytes], Message]]] = {b"1": _decoder.decode}
+
 
 def encode(message: Message) -> bytes:
     """Encode a message as the value of a record; pair it with `headers()`."""
@@ -128,11 +133,12 @@ def headers() -> tuple[tuple[str, bytes], ...]:
 def decode(value: bytes, record_headers: tuple[tuple[str, bytes], ...]) -> Message:
     """Decode a record's value. Raises InvalidMessage with the field that is wrong; the value itself is never quoted."""
     version = dict(record_headers).get(SCHEMA_HEADER, b"")
-    if version != SCHEMA_VERSION:
-        said = version.decode("ascii", "replace")[:16] or "none"
-        raise InvalidMessage("schema", f"schema version {said}; this service reads {SCHEMA_VERSION.decode()}")
+    read = READERS.get(version)
+    if read is None:
+        said, known = version.decode("ascii", "replace")[:16] or "none", b", ".join(READERS).decode()
+        raise InvalidMessage("schema", f"schema version {said}; this service reads {known}")
     try:
-        return _decoder.decode(value)
+        return read(value)
     except msgspec.MsgspecError as error:
         raise InvalidMessage("malformed", str(error)) from None
     except UnicodeDecodeError:

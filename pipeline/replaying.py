@@ -25,19 +25,26 @@ BEGINNING: Final = "beginning"
 MOST_SHOWN: Final = 20
 
 
-def starts_of(text: str, reader: Reader) -> dict[TopicPartition, int]:
-    """Read --from: `beginning`, an offset, or a time such as 2026-11-25T09:00:00+01:00. Raises ConfigError, TransportError."""
+def parse_start(text: str) -> int | datetime:
+    """Read --from: `beginning`, an offset, or a time such as 2026-11-25T09:00:00+01:00. Raises ConfigError."""
     if text == BEGINNING:
-        return {}
+        return 0
     if text.isdecimal():
-        return dict.fromkeys(reader.spans(), int(text))
+        return int(text)
     try:
         at = datetime.fromisoformat(text)
     except ValueError:
         raise ConfigError(
             f"--from {text}: neither {BEGINNING}, an offset nor a time; write a time as 2026-11-25T09:00:00+01:00"
         ) from None
-    return dict(reader.since((at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp()))
+    return at if at.tzinfo else at.replace(tzinfo=UTC)
+
+
+def starts_of(start: int | datetime, reader: Reader) -> dict[TopicPartition, int]:
+    """Say where each log is read from. Raises TransportError."""
+    if isinstance(start, int):
+        return dict.fromkeys(reader.spans(), start)
+    return dict(reader.since(start.timestamp()))
 
 
 def run_replay(settings: Settings, start: str, namespace: str | None, *, verify: bool) -> dict[str, Any]:
@@ -45,7 +52,7 @@ def run_replay(settings: Settings, start: str, namespace: str | None, *, verify:
 
     Raises ConfigError and TransportError.
     """
-    live_name = settings.redis.namespace
+    begin, live_name = parse_start(start), settings.redis.namespace
     name = namespace or f"{live_name[:20]}-replay-{datetime.now(UTC):%Y%m%dT%H%M%S}"
     if name == live_name:
         raise ConfigError(f"--into {name}: the live counts are there; name another namespace")
@@ -61,7 +68,7 @@ def run_replay(settings: Settings, start: str, namespace: str | None, *, verify:
         spans = reader.spans()
         if any(fresh.positions([tp.partition for tp in spans]).values()):
             raise ConfigError(f"--into {name}: there are counts already; name a fresh namespace")
-        starts = starts_of(start, reader)
+        starts = starts_of(begin, reader)
         if verify and namespace is None:
             stack.callback(fresh.drop)
         letters: list[int] = []

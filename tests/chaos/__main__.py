@@ -88,6 +88,7 @@ class Deployment:
             DEMOGRAPHICS_KAFKA__BOOTSTRAP_SERVERS=kafka.bootstrap_servers,
             DEMOGRAPHICS_KAFKA__PARTITIONS=str(PARTITIONS),
             DEMOGRAPHICS_KAFKA__SESSION_TIMEOUT_S="6",
+            DEMOGRAPHICS_KAFKA__FACE_CROPS_RETENTION_S="3600",  # the bad ones are counted in the end
             DEMOGRAPHICS_REDIS__URL=valkey.url,
             DEMOGRAPHICS_INFERENCE__MAX_BATCH="8",
         )
@@ -137,8 +138,11 @@ class Chaos:
 
     def run(self, kills: int, seconds: float) -> None:
         """Do *kills* things within *seconds*, at random times."""
-        kinds = list(FIRST)
-        kinds = kinds[:kills] + self.random.choices(list(WEIGHTS), list(WEIGHTS.values()), k=max(0, kills - len(FIRST)))
+        first = tuple(self.deployment.arguments.only or FIRST)
+        kinds = [
+            *first[:kills],
+            *self.random.choices(first, [WEIGHTS[kind] for kind in first], k=max(0, kills - len(first))),
+        ]
         self.random.shuffle(kinds)
         began = time.monotonic()
         times = sorted(began + self.random.uniform(0.02, 0.95) * seconds for _ in kinds)
@@ -506,6 +510,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=0, help="within how long; 0: 24 s for each")
     parser.add_argument("--interval", type=float, default=2.0, help="seconds between two people before one camera")
     parser.add_argument("--seed", type=int, default=int(time.time()), help="another run of the same script")
+    parser.add_argument("--only", action="append", choices=WEIGHTS, metavar="KIND", help="only these kinds; repeatable")
     parser.add_argument("--keep", type=Path, default=None, help="folder for logs and data, kept")
     arguments = parser.parse_args()
     arguments.seconds = arguments.seconds or 24.0 * arguments.kills

@@ -58,10 +58,9 @@ def picture(years: int, female: int, ethnicity: int) -> bytes:
 class ScriptedEngine:
     """Reads the bands, after a fixed delay: what a network does with a batch, without its cost."""
 
-    manifest = MANIFEST
-
-    def __init__(self, delay_s: float) -> None:
+    def __init__(self, delay_s: float, manifest: Manifest = MANIFEST) -> None:
         self._delay_s = delay_s
+        self.manifest = manifest
 
     def predict(self, crops: Crops) -> Logits:
         """Be quite sure of everything that is written there."""

@@ -18,7 +18,7 @@ pytestmark = [pytest.mark.kafka, pytest.mark.slow, pytest.mark.timeout(900)]
 def test_ten_kills_change_no_cell(kafka_server: KafkaServer, tmp_path: Path) -> None:
     """Of every kind one: killed, frozen, robbed of the last moments and of everything; topics poisoned all along."""
     done = subprocess.run(
-        [sys.executable, "-m", "tests.chaos", "--kills", "10", "--seconds", "80", "--keep", str(tmp_path)],
+        [sys.executable, "-m", "tests.chaos", "--kills", "10", "--seconds", "60", "--keep", str(tmp_path)],
         cwd=ROOT, capture_output=True, text=True, timeout=800, check=False,
     )  # fmt: skip
     assert done.stdout, done.stderr[-3000:]
@@ -26,6 +26,6 @@ def test_ten_kills_change_no_cell(kafka_server: KafkaServer, tmp_path: Path) -> 
     assert result["difference"] == 0, result
     assert done.returncode == 0, result
     assert result["kills_total"] == 10
-    assert result["people"] > 400
+    assert result["people"] > 300
     assert result["duplicates_suppressed"] > 0
     assert sum(result["dead_letters"].values()) >= 10

@@ -46,6 +46,10 @@ def refused(answer: Any, *said: str) -> None:
         (("cameras", "check", "pyproject.toml"), ("pyproject.toml", "not YAML")),
         (("predict", "nothing.jpg", "-o", "out.jpg"), ("nothing.jpg", "no such file")),
         (("report", "--window", "3y"), ("3y", "known are")),
+        (("replay", "--from", "soon"), ("--from soon", "beginning", "2026-11-25T09:00:00+01:00")),
+        (("replay", "--into", "demographics"), ("--into demographics", "another namespace")),
+        (("deadletters", "list", "--reason", "imgae", "--topic", "crops"), ("did you mean 'image'?", "face-crops")),
+        (("deadletters", "requeue", "--since", "3y"), ("--since", "15m")),
     ],
 )
 def test_what_cannot_work_is_refused_in_words(

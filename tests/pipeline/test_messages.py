@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 
 from pipeline.errors import InvalidMessage
 from pipeline.messages import (
+    READERS,
+    SCHEMA_VERSION,
     CameraStatus,
     DeadLetter,
     FaceCrop,
@@ -22,7 +24,7 @@ from pipeline.messages import (
     headers,
 )
 
-GOLDEN = Path(__file__).parent.parent / "golden" / "messages-v1.bin"
+GOLDEN = Path(__file__).parent.parent / "golden"
 
 EXAMPLES: tuple[Message, ...] = (
     FaceCrop(
@@ -74,15 +76,49 @@ def test_what_is_encoded_decodes_to_the_same(message: Prediction) -> None:
     assert decode(encode(message), headers()) == message
 
 
-def test_the_golden_bytes_decode_for_ever() -> None:
-    """Records that are already in a topic keep their meaning; the file is never written again."""
-    frozen = msgspec.msgpack.decode(GOLDEN.read_bytes(), type=list[bytes])
-    assert [decode(value, (("schema", b"1"),)) for value in frozen] == list(EXAMPLES)
+def golden(version: bytes) -> list[bytes]:
+    """Give the records of a version, as they lie in somebody's topic."""
+    return msgspec.msgpack.decode((GOLDEN / f"messages-v{version.decode()}.bin").read_bytes(), type=list[bytes])
+
+
+def test_every_version_has_its_golden_file() -> None:
+    """One that was written once is read for ever; its file stays, and is never written again."""
+    assert {path.name for path in GOLDEN.glob("messages-v*.bin")} == {f"messages-v{v.decode()}.bin" for v in READERS}
+    assert SCHEMA_VERSION in READERS
+
+
+@pytest.mark.parametrize("version", sorted(READERS))
+def test_the_golden_bytes_decode_for_ever(version: bytes) -> None:
+    """Records that are already in a topic keep their meaning."""
+    assert [decode(value, (("schema", version),)) for value in golden(version)] == list(EXAMPLES)
 
 
 def test_this_version_still_writes_the_golden_bytes() -> None:
     """A change of the wire format has to move the schema version."""
-    assert [encode(message) for message in EXAMPLES] == msgspec.msgpack.decode(GOLDEN.read_bytes(), type=list[bytes])
+    assert [encode(message) for message in EXAMPLES] == golden(SCHEMA_VERSION)
+
+
+@pytest.mark.parametrize("message", EXAMPLES, ids=lambda message: type(message).__name__)
+def test_a_field_that_a_newer_writer_adds_is_passed_over(message: Message) -> None:
+    """In a rolling upgrade, workers of both versions read what either writes."""
+    body = msgspec.msgpack.decode(encode(message)) | {"added_later": [1, {"two": 3}]}
+    assert decode(msgspec.msgpack.encode(body), headers()) == message
+
+
+def test_an_older_version_is_read_by_its_own_reader(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The day the version moves, what was written before still becomes today's message; both are read side by side."""
+
+    def from_version_0(value: bytes) -> Message:
+        body = msgspec.msgpack.decode(value)
+        message: Message = msgspec.convert(body | {"camera_id": body.pop("camera")}, Message)
+        return message
+
+    monkeypatch.setitem(READERS, b"0", from_version_0)
+    body = msgspec.msgpack.decode(encode(EXAMPLES[2]))
+    old = msgspec.msgpack.encode({**body, "camera": body.pop("camera_id")})
+    assert decode(old, (("schema", b"0"),)) == decode(encode(EXAMPLES[2]), headers()) == EXAMPLES[2]
+    with pytest.raises(InvalidMessage, match="malformed"):
+        decode(msgspec.msgpack.encode({"camera": "../etc", "type": "prediction"}), (("schema", b"0"),))
 
 
 @given(st.binary(max_size=200))

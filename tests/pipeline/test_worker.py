@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
 import pytest
 
-from pipeline.bus import DEAD_LETTERS, Record, TopicPartition, TopicSpec
+from pipeline.bus import DEAD_LETTERS, Record, Span, TopicPartition, TopicSpec
 from pipeline.errors import InvalidMessage, TransportError
 from pipeline.memory_bus import MemoryBus
 from pipeline.messages import DeadLetter, decode, headers
@@ -43,6 +43,7 @@ class Handler:
         self.done: list[bytes] = []
         self.batches: list[int] = []
         self.calls = 0
+        self.after: Callable[[], object] = lambda: None
 
     def handle(self, records: Sequence[Record]) -> tuple[TopicPartition, ...]:
         """Take the records, or say that the network said no."""
@@ -51,6 +52,7 @@ class Handler:
             raise TransportError("the sink is away")
         self.batches.append(len(records))
         self.done += [record.value for record in records]
+        self.after()
         return ()
 
     def idle(self) -> tuple[TopicPartition, ...]:
@@ -163,3 +165,79 @@ def test_a_dead_letter_says_where_and_why_but_not_what(bus: MemoryBus) -> None:
     assert (letter.size_bytes, letter.service, letter.schema) == (18, "inference", "1")
     assert b"as it were" not in written.value
     assert telemetry.registry.get_sample_value(DEAD_LETTERS_TOTAL.name, {"reason": "image"}) == 1
+
+
+class Rebalancing:
+    """A consumer whose second partition goes to somebody else in the middle of a batch."""
+
+    def __init__(self) -> None:
+        self.polls = 0
+        self.committed: dict[TopicPartition, int] = {}
+
+    def poll(self, timeout_s: float, max_records: int) -> Sequence[Record]:
+        """Give two partitions' records, then only the first one's, then nothing."""
+        self.polls += 1
+        partitions = {1: (0, 1), 2: (0,), 3: (0,)}.get(self.polls, ())
+        return [Record(TOPIC, partition, self.polls, b"k", b"%d" % partition, (), 0.0) for partition in partitions]
+
+    def assignment(self) -> frozenset[TopicPartition]:
+        """Name the first, and at first the second."""
+        return frozenset(TopicPartition(TOPIC, partition) for partition in ((0, 1) if self.polls == 1 else (0,)))
+
+    def commit(self, offsets: Mapping[TopicPartition, int]) -> None:
+        """Remember it."""
+        self.committed |= offsets
+
+    def lag(self) -> Mapping[TopicPartition, int]:
+        """Know nothing."""
+        return {}
+
+    def begin_again(self, partitions: Collection[TopicPartition]) -> None:
+        """Do nothing."""
+
+    def span(self, partition: TopicPartition) -> Span:
+        """Hold nothing."""
+        return Span(0, 0)
+
+    def close(self) -> None:
+        """Let go."""
+
+
+def test_a_batch_does_not_outlive_the_partitions_that_it_came_from() -> None:
+    """A rebalance while it was gathered: what has gone to another is the other's to handle, and to commit."""
+    consumer, handler = Rebalancing(), Handler()
+    worker = Worker(consumer, handler, Telemetry(()), max_records=3, max_wait_s=30)
+    assert [record.partition for record in worker.collect()] == [0, 0, 0]
+    stop = threading.Event()
+    consumer.polls = 0
+    handler.after = stop.set
+    worker.run(stop)
+    assert handler.done == [b"0", b"0", b"0"]
+    assert consumer.committed == {TopicPartition(TOPIC, 0): 4}
+
+
+def test_a_partition_that_the_handler_names_is_read_again_and_not_committed(bus: MemoryBus) -> None:
+    """The store is not where the handler left it: reading begins again where the store says."""
+    send(bus, b"1", b"2", b"3")
+    asked: list[TopicPartition] = []
+
+    class Elsewhere(Handler):
+        def handle(self, records: Sequence[Record]) -> tuple[TopicPartition, ...]:
+            super().handle(records)
+            return () if len(asked) > 1 else (records[0].topic_partition,)
+
+    def start_at(partition: TopicPartition) -> int:
+        asked.append(partition)
+        return 0 if len(asked) == 1 else 1
+
+    handler, stop = Elsewhere(), threading.Event()
+    consumer = bus.consumer(TOPIC, group="g", start_at=start_at)
+    worker = Worker(consumer, handler, Telemetry(()), max_records=10, max_wait_s=0)
+    thread = threading.Thread(target=worker.run, args=(stop,))
+    thread.start()
+    until(lambda: len(handler.done) == 5)
+    stop.set()
+    thread.join(10)
+    consumer.close()
+    assert handler.done == [b"1", b"2", b"3", b"2", b"3"]
+    assert bus.drained(TOPIC, "g")
