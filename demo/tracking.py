@@ -174,6 +174,7 @@ def measure(name: str, folder: Path, settings: Settings, *, rtsp: bool = False, 
     else:
         film = folder / f"{name}.mp4"
         truth = Truth.load(film) if film.is_file() else draw_scene(name, film, load_cast())
+        camera = {**SCENES[name].camera, **{key: value for key, value in camera.items() if value is not None}}
     watched = Watched(film, truth, settings, **camera)
     return watched.by_rtsp() if rtsp else watched.from_file()
 
