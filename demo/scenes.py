@@ -6,16 +6,17 @@ feeling: `python -m demo.tracking`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from demo.backdrops import VIEWS, Image
-from demo.composer import SHIRTS, CastMember, FaceSpot, Figure, figure_of, write_film
+from demo.composer import SHIRTS, CastMember, FaceSpot, Figure, figure_of, load_cast, write_film
 from demo.truth import Person, Truth
 from pipeline.errors import ConfigError
 
@@ -82,6 +83,8 @@ class Scene:
     routes: tuple[Route, ...]
     size: tuple[int, int] = (1280, 720)
     over: Callable[[Image, float], None] = _nothing
+    faces: bool = True  # False: everybody shows the back of the head
+    camera: Mapping[str, Any] = field(default_factory=dict)  # keys of the camera file that go with it
 
 
 def _crossing() -> Scene:
@@ -163,6 +166,30 @@ def _lights_out() -> Scene:
     return Scene("lights-out", "six walk by, the light fails for four seconds", 30.0, tuple(routes), over=light)
 
 
+def _backs() -> Scene:
+    """Six walk by and show the backs of their heads."""
+    routes = [_across(0.8 + 2.6 * n, 0.36 + 0.03 * (n % 3), 0.16, rightwards=n % 2 == 0) for n in range(6)]
+    return Scene("backs", "six show the backs of their heads", 25.0, tuple(routes), faces=False)
+
+
+def _poster(*, excluded: bool) -> Scene:
+    """Two walk by a poster of a face, in a place that is excluded or is not."""
+    routes = (_across(0.8, 0.42, 0.16, rightwards=True), _across(4.0, 0.44, 0.17, rightwards=False))
+    face = load_cast()[3].face
+
+    def hang(frame: Image, _at_s: float) -> None:
+        side = round(0.15 * frame.shape[0])
+        top, left = round(0.05 * frame.shape[0]), round(0.7 * frame.shape[1])
+        frame[top - 6 : top + side + 6, left - 6 : left + side + 6] = (235, 235, 235)
+        frame[top : top + side, left : left + side] = cv2.resize(face, (side, side), interpolation=cv2.INTER_AREA)
+
+    corner = ((0.65, 0.0), (0.85, 0.0), (0.85, 0.24), (0.65, 0.24))
+    if excluded:
+        says, camera = "two walk by a poster of a face, which is excluded", {"exclude": (corner,)}
+        return Scene("poster-excluded", says, 15.0, routes, over=hang, camera=camera)
+    return Scene("poster", "two walk by a poster of a face", 15.0, routes, over=hang)
+
+
 def _nobody() -> Scene:
     """Show an empty hall."""
     return Scene("empty", "nobody", 20.0, ())
@@ -170,14 +197,17 @@ def _nobody() -> Scene:
 
 SCENES: Final = {
     scene.name: scene
-    for scene in (_crossing(), _standing(), _occlusion(), _twenty(), _tiny(), _lights_out(), _nobody())
-}
+    for scene in (
+        _crossing(), _standing(), _occlusion(), _twenty(), _tiny(), _lights_out(), _backs(), _poster(excluded=False),
+        _poster(excluded=True), _nobody(),
+    )
+}  # fmt: skip
 
 
 def truth_of(scene: Scene) -> Truth:
     """Say where every face is, frame by frame, as far as it is not hidden behind somebody nearer."""
     people = []
-    for n, route in enumerate(scene.routes):
+    for n, route in enumerate(scene.routes if scene.faces else ()):
         boxes = []
         for frame in range(round(scene.seconds * FPS)):
             at_s = frame / FPS
@@ -195,6 +225,14 @@ def truth_of(scene: Scene) -> Truth:
     return Truth(FPS, scene.size, scene.seconds, tuple(people))
 
 
+def _from_behind(member: CastMember) -> CastMember:
+    """Show hair where the face was, in strands."""
+    crown = member.face[:40].reshape(-1, 3)
+    hair = crown[crown.sum(1) <= np.percentile(crown.sum(1), 12)].mean(0)
+    strands = np.random.default_rng(len(member.file)).normal(0, 9, (1, 200, 1)) + np.linspace(8, -8, 200)[:, None, None]
+    return replace(member, face=np.clip(hair + strands, 0, 255).astype(np.uint8))
+
+
 def _hides(front: FaceSpot, behind: FaceSpot) -> bool:
     """Tell whether the middle of the face *behind* lies behind head, shoulders or body of *front*."""
     across, down = abs(behind.x - front.x) / front.side, (behind.y - front.y) / front.side
@@ -208,9 +246,10 @@ def draw_scene(name: str, path: Path, cast: Sequence[CastMember], *, seed: int =
     scene = SCENES[name]
     rng = np.random.default_rng(seed)
     order = rng.permutation(len(cast))
+    members = [cast[int(order[n % len(cast)])] for n in range(len(scene.routes))]
     figures: list[Figure] = [
-        figure_of(cast[int(order[n % len(cast)])], route, SHIRTS[n % len(SHIRTS)])
-        for n, route in enumerate(scene.routes)
+        figure_of(member if scene.faces else _from_behind(member), route, SHIRTS[n % len(SHIRTS)])
+        for n, (member, route) in enumerate(zip(members, scene.routes, strict=True))
     ]
     ground: NDArray[np.uint8] = VIEWS["hall"](scene.size)
     part = path.with_name(path.name + ".part")

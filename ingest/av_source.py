@@ -115,7 +115,9 @@ class AvSource:
         elif self.live:  # motion JPEG carries no clock of its own
             options = {"use_wallclock_as_timestamps": "1", **options}
         timeout = (open_timeout_s, read_timeout_s) if self.live else None
-        self._container = _open(camera, address, options, timeout, camera.hwaccel or hwaccel)
+        wanted = camera.hwaccel or hwaccel
+        self._container = _open(camera, address, options, timeout, wanted)
+        self.hardware = wanted if _hardware(wanted) is not None else ""
         if not self._container.streams.video:
             self.close()
             raise SourceUnreadable(f"camera {camera.id} at {camera.address} has no video; name a stream that has")
@@ -156,7 +158,14 @@ class AvSource:
                     )
                 if self.live and not self._only_keys:
                     self._catch_up(now - captured_at, at_key=bool(picture.key_frame))
-                yield Frame(captured_at, _Pixels(picture), partial(_luma, picture), corrupt=picture.is_corrupt)
+                yield Frame(
+                    captured_at,
+                    _Pixels(picture),
+                    partial(_luma, picture),
+                    corrupt=picture.is_corrupt,
+                    key=bool(picture.key_frame),
+                    timed=at is not None,
+                )
         except (av.error.FFmpegError, OSError, ValueError) as error:
             lost = None if self._closed else _describe(error, self._camera)
         finally:

@@ -31,6 +31,10 @@ class Frame:
     """Brightness (height, width) without any conversion, where the picture has it so; None where not."""
     corrupt: bool = False
     """True where the decoder says itself that it could not make sense of everything."""
+    key: bool = False
+    """True where the picture stands by itself, and a stream can be joined."""
+    timed: bool = True
+    """False where the stream has no clock, and `captured_at` is when it arrived."""
 
 
 class Source(Protocol):

@@ -39,7 +39,7 @@ class TrackerConfig:
     least_hits: int = 3
     least_mean_score: float = 0.75
     least_plausible: float = 0.6  # share of detections whose landmarks look like a face
-    max_gap_s: float = 2.0  # a shorter occlusion is bridged
+    max_gap_s: float = 2.5  # a shorter occlusion is bridged
     hidden_s: float = 0.6  # unseen for longer, a track takes only what no other wants
     first_reach: float = 1.1  # how far a face may be from its last place, while its velocity is unknown
     reach: float = 0.3  # how far from its predicted place, by the jitter of boxes ...

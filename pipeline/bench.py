@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import random
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -28,16 +29,22 @@ from aggregator.redis_store import RedisStore
 from aggregator.step import CountingConfig
 from aggregator.store import Changes, PlaceCell, Position
 from aggregator.windows import retentions, rolling_windows
-from demo.composer import compose, load_cast
+from demo.backdrops import VIEWS
+from demo.composer import compose, load_cast, write_film
 from inference.pixels import decode_crop
 from inference.tensorflow_predictor import TensorFlowPredictor
 from ingest.alignment import align, encode_jpeg
+from ingest.av_source import AvSource
+from ingest.camera import CameraLoop
+from ingest.outbox import SharedProducer
 from ingest.yunet_detector import YunetDetector
 from pipeline.attributes import AGE_BANDS, ETHNICITIES, GENDERS
-from pipeline.bus import FACE_CROPS, PREDICTIONS, Record, Span, TopicPartition, TopicSpec
+from pipeline.bus import FACE_CROPS, PREDICTIONS, Headers, Record, Span, TopicPartition, TopicSpec
+from pipeline.cameras import Camera
 from pipeline.embedded_valkey import EmbeddedValkey
 from pipeline.errors import ConfigError
 from pipeline.exposition import exposition
+from pipeline.manifest import load_manifest
 from pipeline.memory_bus import MemoryBus
 from pipeline.messages import Message, Prediction, TrackEnded, encode, headers
 from pipeline.settings import Settings, known_names
@@ -98,10 +105,84 @@ def detect(folder: Path, settings: Settings) -> Iterator[Figure]:
         yield Figure("detect", best_rate(work), "frames/s", f"YuNet at {side} px, one thread")
 
 
+def _cpu_share(seconds: float, work: Callable[[], object]) -> float:
+    """Give the share of one core that *work* needs for *seconds* of a camera, the least of several rounds."""
+    shares = []
+    for _ in range(2):
+        start = time.process_time()
+        work()
+        shares.append((time.process_time() - start) / seconds)
+    return min(shares)
+
+
+def camera(folder: Path, settings: Settings) -> Iterator[Figure]:
+    """One camera of 1080p at 25 fps, from packets to face crops, with people and without, beside the plain way of doing it."""
+    seconds = 10.0
+    people = compose(
+        folder / "people.mp4", load_cast(), view="hall", people=4, seconds=seconds, seed=5, size=(1920, 1080)
+    ).path
+    empty = folder / "empty.mp4"
+    write_film(
+        empty, figures=(), ground=VIEWS["hall"]((1920, 1080)), caption="", frames=round(25 * seconds), fps=25,
+        rng=np.random.default_rng(0),
+    )  # fmt: skip
+    recipe = load_manifest(settings.inference.model).crop
+
+    def ours(film: Path, decode: str = "all") -> Callable[[], object]:
+        described = Camera.model_validate({"id": "bench", "url": str(film), "detect_fps": 5, "decode": decode})
+        return lambda: CameraLoop(
+            described, settings=settings.ingest, recipe=recipe, producer=SharedProducer(_Nowhere()),
+            detector=lambda _: YunetDetector(settings.ingest.detector_model, max_side_px=settings.ingest.max_side_px),
+            connect=lambda one: AvSource(one, open_timeout_s=5, read_timeout_s=5), telemetry=Telemetry(("ingest",)),
+        ).run(threading.Event())  # fmt: skip
+
+    def plain(film: Path, side: int) -> Callable[[], object]:
+        def loop() -> None:
+            reader = cv2.VideoCapture(str(film))
+            detector = YunetDetector(settings.ingest.detector_model, max_side_px=side)
+            while True:
+                there, picture = reader.read()
+                if not there:
+                    return
+                detector.detect(np.asarray(picture, np.uint8))
+
+        return loop
+
+    def only_decoded() -> None:
+        with av.open(str(people)) as container:
+            container.streams.video[0].thread_type = "SLICE"
+            for _ in container.decode(video=0):
+                pass
+
+    cv2.setNumThreads(1)
+    measured = (
+        ("1080p25 decoded and nothing else", only_decoded),
+        ("1080p25, people, 5 looks/s, tracked, crops cut", ours(people)),
+        ("1080p25, empty scene, 5 looks/s", ours(empty)),
+        ("1080p25, people, key frames only", ours(people, "keyframes")),
+        ("OpenCV VideoCapture + FaceDetectorYN at 640 px on every frame, people", plain(people, 640)),
+        ("the same, empty scene", plain(empty, 640)),
+    )
+    for what, work in measured:
+        share = _cpu_share(seconds, work)
+        yield Figure("camera", 100 * share, "% of a core", f"{what} ({1 / share:.1f} cameras per core)")
+
+
+class _Nowhere:
+    """A bus that takes everything and keeps nothing."""
+
+    def send(self, topic: str, *, key: bytes, value: bytes, headers: Headers) -> None:
+        """Take a record."""
+
+    def flush(self, timeout_s: float) -> None:
+        """Return at once."""
+
+    def close(self) -> None:
+        """Let go of nothing."""
+
+
 def cut(_folder: Path, settings: Settings) -> Iterator[Figure]:
     """Faces cut, aligned and compressed; and opened again."""
-    from pipeline.manifest import load_manifest  # noqa: PLC0415  beside its only use
-
     recipe = load_manifest(settings.inference.model).crop
     face = next(iter(load_cast())).face
     picture = cv2.copyMakeBorder(face, 260, 260, 540, 540, cv2.BORDER_REPLICATE)
@@ -246,8 +327,8 @@ def scrape(_folder: Path, settings: Settings) -> Iterator[Figure]:
 
 
 PARTS: Final[dict[str, Callable[[Path, Settings], Iterator[Figure]]]] = {
-    "decode": decode, "detect": detect, "cut": cut, "bus": bus, "inference": inference, "aggregation": aggregation,
-    "scrape": scrape,
+    "decode": decode, "detect": detect, "camera": camera, "cut": cut, "bus": bus, "inference": inference,
+    "aggregation": aggregation, "scrape": scrape,
 }  # fmt: skip
 
 

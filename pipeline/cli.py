@@ -139,13 +139,17 @@ def cameras_check(
     cameras: Annotated[Path, typer.Argument(help="A camera file; see cameras.example.yaml.", metavar="CAMERAS.yaml")],
     seconds: Annotated[float, typer.Option(min=0.5, max=120, help="How long to look at each camera.")] = 5.0,
     json: JsonOption = False,
+    snapshot: Annotated[
+        Path | None,
+        typer.Option(help="Write a picture of each camera there, faces and rule drawn on it.", metavar="DIR"),
+    ] = None,
 ) -> None:
-    """Open each camera and say codec, size, fps, time to the first frame, faces seen; exit status 2 if one fails."""
+    """Open each camera; say codec, size, fps, first frame, key frames, faces, and what to change. Exit status 2 if one fails."""
     from ingest.check import check_cameras, show_checks
     from pipeline.cameras import load_cameras
     from pipeline.settings import load_settings
 
-    results = check_cameras(load_cameras(cameras), load_settings().ingest, seconds=seconds)
+    results = check_cameras(load_cameras(cameras), load_settings().ingest, seconds=seconds, snapshots=snapshot)
     if json:
         _print_json([result.document() for result in results])
     else:

@@ -68,7 +68,7 @@ def test_a_scene_shows_everybody_and_is_empty_at_both_ends(name: str) -> None:
     """So that it can be played again and again without a cut through somebody."""
     scene = SCENES[name]
     truth = truth_of(scene)
-    assert len(truth.people) == len(scene.routes)
+    assert len(truth.people) == (len(scene.routes) if scene.faces else 0)
     for person in truth.people:
         assert len(person.boxes) > 2 * truth.fps
         assert person.boxes[0][0] > 0.5 * truth.fps

@@ -15,7 +15,7 @@ Scene = Callable[[str], tuple[Path, dict[str, Any]]]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["crossing", "occlusion", "lights-out", "empty"])
+@pytest.mark.parametrize("name", ["crossing", "occlusion", "lights-out", "backs", "poster-excluded", "empty"])
 def test_a_hard_scene_is_counted_person_by_person(tmp_path: Path, name: str) -> None:
     """Crossing, hidden for a second, in the dark for four: one track a person, nobody in another's; nobody where nobody is."""
     figures = measure(name, tmp_path, Settings())

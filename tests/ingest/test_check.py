@@ -6,13 +6,15 @@ import json
 from pathlib import Path
 from urllib.parse import quote
 
+import cv2
 import pytest
 
 from demo.clip import Clip
 from demo.rtsp_server import RtspServer
-from ingest.check import Check, check_camera, check_cameras, show_checks
+from ingest.check import Check, check_camera, check_cameras, show_checks, still_faces
+from pipeline.errors import ConfigError
 from pipeline.settings import IngestSettings
-from tests.ingest.conftest import PASSWORD, camera
+from tests.ingest.conftest import PASSWORD, camera, face_at
 from tests.servers import free_port
 
 QUICK_SETTINGS = IngestSettings(open_timeout_s=3, read_timeout_s=1)
@@ -78,3 +80,50 @@ def test_what_is_printed_has_a_line_for_every_camera_and_no_password(
     assert "camera hall: zoom in" in said
     assert PASSWORD not in said
     assert quote(PASSWORD, safe="") not in said
+
+
+def test_key_frames_are_counted(clip: Clip) -> None:
+    """The film has one a second."""
+    check = check_camera(camera(clip.path), QUICK_SETTINGS, seconds=60)
+    assert check.key_frame_s == pytest.approx(1.0)
+    assert check.timestamps
+    assert check.bad_frames == 0
+    assert 0 < check.smallest_face_px <= check.face_px
+
+
+def test_a_picture_is_written_only_when_it_is_asked_for(clip: Clip, tmp_path: Path) -> None:
+    """With the faces and the camera's rule drawn on it, and nowhere else."""
+    ruled = camera(
+        clip.path, name="hall", zone=[[0.1, 0.1], [0.9, 0.1], [0.9, 0.9]], exclude=[[[0, 0], [0.1, 0], [0.1, 0.1]]],
+        line={"from": [0, 0.5], "to": [1, 0.5], "inside": [0.5, 0.9]},
+    )  # fmt: skip
+    folder = tmp_path / "pictures"
+    (plain,) = check_cameras([ruled], QUICK_SETTINGS, seconds=60)
+    assert plain.snapshot == ""
+    assert list(tmp_path.iterdir()) == []
+    (check,) = check_cameras([ruled], QUICK_SETTINGS, seconds=60, snapshots=folder)
+    assert [path.name for path in folder.iterdir()] == ["hall.jpg"]
+    drawn = cv2.imread(check.snapshot)
+    assert drawn is not None
+    assert drawn.shape == (360, 640, 3)
+    assert ((drawn[..., 0] > 180) & (drawn[..., 2] < 90)).sum() > 300, "the zone and the line"
+    assert ((drawn[..., 1] > 160) & (drawn[..., 0] < 130) & (drawn[..., 2] < 130)).sum() > 100, "a face's box"
+
+
+def test_a_folder_that_cannot_be_made_is_said(clip: Clip, tmp_path: Path) -> None:
+    """Before any camera is opened."""
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(ConfigError, match="--snapshot"):
+        check_cameras([camera(clip.path)], QUICK_SETTINGS, seconds=1, snapshots=tmp_path / "file" / "x")
+
+
+def test_a_face_that_never_moves_is_told_with_the_line_that_excludes_it() -> None:
+    """A poster, among people who do move; ready for the camera file."""
+    looks = [[face_at(500, 60, side=80), face_at(100 + 20 * n, 200, side=80)] for n in range(12)]
+    ((x, y, w, h),) = still_faces(looks, (640, 360))
+    assert x * 640 < 460
+    assert (x + w) * 640 > 540
+    assert y * 360 < 20
+    assert (y + h) * 360 > 100
+    assert still_faces(looks[:4], (640, 360)) == [], "that is too short a time to tell"
+    assert still_faces([[face_at(300 + 10 * (n % 3), 200, side=80)] for n in range(12)], (640, 360)) == []

@@ -106,3 +106,51 @@ def test_a_detector_that_does_not_load_is_said_before_a_camera_is_opened(
         model.write_bytes(content)
     with pytest.raises(ConfigError, match=r"detector\.onnx"):
         fleet_of(bus, recipe, camera(numbered_film), detector_model=model)
+
+
+def test_cameras_come_and_go_while_the_others_run_on(
+    bus: MemoryBus, recipe: CropRecipe, clip: Clip, rtsp_server: RtspServer
+) -> None:
+    """One added, one changed, one removed: its visitor has been told of; the one that is the same keeps its connection."""
+    for name in ("hall", "door", "gate"):
+        rtsp_server.add(name, clip.path)
+    same, old = camera(rtsp_server.url("hall"), name="hall"), camera(rtsp_server.url("door"), name="door")
+    fleet = fleet_of(bus, recipe, same, old)
+    fleet.start()
+
+    def running(*names: str) -> bool:
+        loops = {loop.camera.id: loop for loop in fleet.loops}
+        return set(loops) == set(names) and all(loops[name].state.state == "running" for name in names)
+
+    wait_until(lambda: running("hall", "door"), timeout_s=PATIENCE_S, what="two cameras")
+    kept = next(loop for loop in fleet.loops if loop.camera.id == "hall")
+    changed = camera(rtsp_server.url("door"), name="door", detect_fps=3)
+    fleet.apply([same, changed, camera(rtsp_server.url("gate"), name="gate")])
+    wait_until(lambda: running("hall", "door", "gate"), timeout_s=PATIENCE_S, what="three cameras")
+    assert kept in fleet.loops
+    assert kept.state.connections == 1
+    assert next(loop for loop in fleet.loops if loop.camera.id == "door").camera.detect_fps == 3
+    fleet.apply([same])
+    assert running("hall")
+    assert {thread.name for thread in threading.enumerate() if thread.name.startswith("camera-")} == {"camera-hall"}
+    fleet.close()
+
+
+def test_a_loop_that_fails_by_a_fault_of_ours_is_begun_anew(
+    bus: MemoryBus, recipe: CropRecipe, clip: Clip, rtsp_server: RtspServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A mistake costs seconds, not a camera; the state says what happened meanwhile."""
+    monkeypatch.setattr("ingest.fleet.RESTART_S", 0.05)
+    rtsp_server.add("hall", clip.path)
+    fleet = fleet_of(bus, recipe, camera(rtsp_server.url("hall"), name="hall"))
+    (first,) = fleet.loops
+    monkeypatch.setattr(first, "run", lambda _stop: 1 / 0)
+    fleet.start()
+
+    def anew() -> bool:
+        (loop,) = fleet.loops
+        return loop is not first and loop.state.state == "running"
+
+    wait_until(anew, timeout_s=PATIENCE_S, what="a new loop")
+    assert "ZeroDivisionError" in first.state.reason
+    fleet.close()

@@ -66,8 +66,8 @@ def test_a_short_occlusion_is_bridged(speed: float) -> None:
 
 def test_a_long_occlusion_gives_two_tracks() -> None:
     """Longer than max_gap_s: who comes then is somebody else, even at the same place."""
-    # looks  [0 ── 7] 8 ... 23 [24 ── 31]   16 looks without anybody: 2.1 s from sight to sight
-    first, second = watch(32, during([*range(8), *range(24, 32)]))[0]
+    # looks  [0 ── 7] 8 ... 27 [28 ── 35]   20 looks without anybody: 2.6 s from sight to sight
+    first, second = watch(36, during([*range(8), *range(28, 36)]))[0]
     assert first.last_seen < second.first_seen
     assert first.number < second.number
 
@@ -80,6 +80,53 @@ def test_a_track_ends_once_its_gap_is_longer_than_allowed() -> None:
     # last seen at 0.375; 1.375 is a gap of exactly a second
     assert not tracker.update([], 1.375).ended
     assert [track.last_seen for track in tracker.update([], 1.5).ended] == [0.375]
+
+
+def test_who_walks_out_of_the_picture_has_left_and_who_comes_in_there_is_somebody_else() -> None:
+    """Known where the picture ends, a track does not wait at its edge for the next one."""
+    # looks  [0 ── 9] leaves to the right     [14 ── 24] another comes in there
+    tracker, numbers = Tracker(), set()
+    for n in range(25):
+        faces = [face_at(450 + 20 * n)] if n < 10 else [face_at(620 - 20 * (n - 14))] if n >= 14 else []
+        numbers |= {track.number for track in tracker.update(faces, n * PERIOD_S, (640, 360)).seen}
+    assert numbers == {0, 1}
+
+
+def test_time_in_which_the_camera_was_blind_is_no_gap() -> None:
+    """Eight seconds of darkness, and a look that misses: who stands there before and after is one; with no word of it, two."""
+    for blind_s, tracks in ((8.0, 1), (0.0, 2)):
+        tracker, numbers = Tracker(), set()
+        for n in (*range(8), *range(72, 80)):
+            if n == 72:
+                tracker.blind(blind_s)
+            faces = [face_at(300)] if n != 72 else []
+            numbers |= {track.number for track in tracker.update(faces, n * PERIOD_S, (640, 360)).seen}
+        assert len(numbers) == tracks
+
+
+def test_a_change_of_the_pictures_size_loses_nobody() -> None:
+    """From 640 to 1280 pixels in the middle of a walk: the same person, at the same place of the picture."""
+    tracker, numbers = Tracker(), set()
+    for n in range(20):
+        scale = 2 if n >= 10 else 1
+        face = face_at((100 + 15 * n) * scale, 180.0 * scale, side=60.0 * scale)
+        numbers |= {track.number for track in tracker.update([face], n * PERIOD_S, (640 * scale, 360 * scale)).seen}
+    assert numbers == {0}
+
+
+def test_looks_that_are_far_apart_are_no_gap() -> None:
+    """Where only key frames are decoded, one every four seconds: somebody who stands is one track."""
+    tracker, numbers = Tracker(), set()
+    for n in range(10):
+        numbers |= {track.number for track in tracker.update([face_at(300 + n % 2)], 4.0 * n, (640, 360)).seen}
+    assert numbers == {0}
+
+
+def test_faces_of_a_few_pixels_jitter_and_are_still_one_track() -> None:
+    """Eleven pixels wide, two pixels of jitter."""
+    rng = np.random.default_rng(5)
+    tracks, _ = watch(40, lambda n: [face_at(100 + 3 * n + rng.uniform(-2, 2), 180 + rng.uniform(-2, 2), side=11)])
+    assert len(tracks) == 1
 
 
 def test_somebody_far_away_is_somebody_else() -> None:
