@@ -134,6 +134,7 @@ CROSSINGS = Metric(
     "aggregator",
     (*_CAMERA, "direction"),
     collected=True,
+    reasons=("in", "out"),
 )
 DWELL = Metric(
     "demographics_dwell_seconds",

@@ -178,7 +178,35 @@ def when_they_came() -> list[Graph]:
         ).override_by_name(
             "a week earlier", [DynamicConfigValue(id_val="custom.lineStyle", value={"fill": "dash", "dash": [8, 6]})]
         ),
+        *how_they_passed(),
         by_hour(ever),
+    ]
+
+
+def how_they_passed() -> list[Graph]:
+    """Say who is there, who crossed the lines, and how long they stayed."""
+    crossings = f"sum by (direction) (increase(demographics:crossings_total{{{PLACE}}}[1h]))"
+    dwell = f"sum by (le) (increase(demographics:dwell_seconds_bucket{{{PLACE}}}[1h]))"
+    return [
+        lines(
+            "People in view",
+            [query(f"sum by (camera) (demographics:present{{{PLACE}}})", "{{camera}}")],
+            "Confirmed people before each camera, in its zone where it has one.",
+        ),
+        lines(
+            "In and out, an hour",
+            [query(crossings, "{{direction}}")],
+            "Crossings of the cameras' lines within the hour before. Empty where no camera has a line.",
+        ),
+        lines(
+            "Dwell",
+            [
+                query(f"histogram_quantile(0.5, {dwell})", "half stay shorter", ref="A"),
+                query(f"histogram_quantile(0.9, {dwell})", "nine in ten stay shorter", ref="B"),
+            ],
+            "How long the visitors of the hour before were in the zone, or in view.",
+            unit="s",
+        ),
     ]
 
 
@@ -268,8 +296,8 @@ def how_cameras_do() -> list[Graph]:
         ),
         lines(
             "Share of frames dropped",
-            [query(f"demographics:drop_share:rate5m{{{PLACE}}}", "{{camera}}")],
-            "Of the frames that should have been searched, those that gave way to a newer one; high where a worker is slow.",
+            [query(f"demographics:drop_share{{{PLACE}}}", "{{camera}}")],
+            "Of the frames that should have been searched, those that are not, because the worker does not keep up.",
             unit="percentunit",
         ),
         lines(
@@ -322,6 +350,28 @@ def what_cameras_see() -> list[Graph]:
             ],
             "Smaller side of the published faces, the median of the last hour. Below 40 pixels hardly anything can be told.",
             unit="pixel",
+        ),
+        lines(
+            "Pictures not searched, by reason, a second",
+            [
+                query(
+                    f"sum by (reason) (rate(demographics_bad_frames_total{{{PLACE}}}[$__rate_interval]))", "{{reason}}"
+                ),
+                query(
+                    f"sum(rate(demographics_still_frames_total{{{PLACE}}}[$__rate_interval]))", "nothing moved", ref="B"
+                ),
+            ],
+            "Bad pictures, and those of an empty scene in which nothing moved.",
+            width=12,
+        ),
+        lines(
+            "Searches a second, wanted and possible",
+            [
+                query(f"max by (camera) (demographics_detect_fps{{{PLACE}}})", "{{camera}}", ref="A"),
+                query(f"max by (camera) (demographics_camera_wanted_fps{{{PLACE}}})", "{{camera}} wanted", ref="B"),
+            ],
+            "A worker that does not keep up searches less often.",
+            width=12,
         ),
         distribution(
             "Sizes of faces",

@@ -135,7 +135,7 @@ class Watched:
 
     def __init__(self) -> None:
         windows = rolling_windows({"1m": 60, "15m": 900, "1h": 3600})
-        store = MemoryStore(retentions(windows))
+        store = self.store = MemoryStore(retentions(windows))
         changes = Changes()
         for cell in (Cell("female", "25-34", "asian"), Cell("male", "65+", "black"), UNKNOWN_CELL):
             place = PlaceCell("museum", "hall", cell)
@@ -144,7 +144,8 @@ class Watched:
         changes.cameras["hall"] = CameraStatus(
             camera_id="hall", site="museum", at=time.time() + 3600, state="running", fps=25
         )
-        assert store.apply(0, changes, start=None, end=Position(3, 1))
+        self.revision = 1
+        assert store.apply(0, changes, start=None, end=Position(3, self.revision))
         self.telemetry = Telemetry(["ingest", "inference", "aggregator"])
         self.telemetry.collect_with(VisitorsCollector(store, windows, self.telemetry))
         app = make_app("test", self.telemetry.registry, list)
@@ -153,7 +154,14 @@ class Watched:
             server.start()
 
     def tick(self) -> None:
-        """Let something of everything happen."""
+        """Let something of everything happen; passages lie in the store."""
+        passed = Changes()
+        passed.passages["x", "museum", "hall", "in"] += 2
+        passed.passages["x", "museum", "hall", "out"] += 1
+        passed.passages["d", "museum", "hall", "20"] += 3
+        passed.passages["t", "museum", "hall", "ms"] += 45_000
+        start, self.revision = Position(3, self.revision), self.revision + 1
+        assert self.store.apply(0, passed, start=start, end=Position(3, self.revision))
         self.telemetry.introduce_camera("museum", "hall")
         values = {"site": "museum", "camera": "hall", "topic": "predictions", "partition": "0"}
         for metric in telemetry.declared():

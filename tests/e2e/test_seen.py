@@ -99,7 +99,8 @@ def test_what_is_looked_at_shows_what_is_there(
         services.wait_ready(aggregator, inference)
         for name, film in films.items():
             cameras.add(name, film.path, start="on_play")
-        listed = "".join(f"  - {{id: {name}, url: '{cameras.url(name)}'}}\n" for name in films)
+        line = "{from: [0.5, 0], to: [0.5, 1], inside: [0.9, 0.5], counts: both}"
+        listed = "".join(f"  - {{id: {name}, url: '{cameras.url(name)}', line: {line}}}\n" for name in films)
         listed += f"  - {{id: gate, url: 'rtsp://127.0.0.1:{free_port()}/nobody'}}\n"
         path = aggregator.log.parent / "cameras.yaml"
         path.write_text(f"site: museum\ncameras:\n{listed}")
