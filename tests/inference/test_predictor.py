@@ -50,7 +50,9 @@ def crops(manifest: Manifest) -> Crops:
     """Draw 65 crops of coloured clouds, each another."""
     rng = np.random.default_rng(7)
     coarse = rng.integers(0, 256, (65, 6, 6, 3), dtype=np.uint8)
-    return coarse.repeat(manifest.crop.size_px // 6, axis=1).repeat(manifest.crop.size_px // 6, axis=2)
+    side = manifest.crop.size_px
+    times = -(-side // 6)
+    return coarse.repeat(times, axis=1).repeat(times, axis=2)[:, :side, :side]
 
 
 @pytest.fixture(scope="module")
