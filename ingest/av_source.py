@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterator
-from functools import partial
+from functools import cache, partial
 from typing import Final
 
 import av
@@ -33,7 +33,6 @@ CLOCK_TOLERANCE_S: Final = 30.0
 _LATE_S: Final = 2.0
 _PUNCTUAL_S: Final = 0.5
 _PLANAR: Final = ("yuv420p", "yuvj420p", "yuv422p", "yuvj422p", "yuv444p", "yuvj444p", "nv12", "gray")
-_missing: set[str] = set()  # hardware that was asked for in vain
 
 
 def _describe(error: Exception, camera: Camera, *, late: bool = False) -> SourceLost:
@@ -63,19 +62,23 @@ def _describe(error: Exception, camera: Camera, *, late: bool = False) -> Source
     return SourceLost(f"{where} broke off ({_word(error)}); it will be tried again")
 
 
+@cache
+def _has_hardware(name: str) -> bool:
+    """Tell whether this FFmpeg and this machine can decode by hardware of that name; where not, it is said once."""
+    try:
+        HWAccel(device_type=name, allow_software_fallback=True).create(av.Codec("h264", "r"))
+    except (av.error.FFmpegError, OSError, ValueError, RuntimeError) as error:
+        log.warning(
+            "hardware_decoder_missing", hwaccel=name, why=type(error).__name__, instead="software",
+            known=sorted(hwdevices_available()),
+        )  # fmt: skip
+        return False
+    return True
+
+
 def _hardware(name: str) -> HWAccel | None:
-    """Give the hardware decoder of that name; none, said once, where this machine or this FFmpeg has not got it."""
-    if not name:
-        return None
-    if name not in _missing:
-        try:
-            if name in hwdevices_available():
-                return HWAccel(device_type=name, allow_software_fallback=True)
-        except (av.error.FFmpegError, RuntimeError, ValueError, NotImplementedError):
-            pass
-        _missing.add(name)
-        log.warning("hardware_decoder_missing", hwaccel=name, instead="software", known=sorted(hwdevices_available()))
-    return None
+    """Give the hardware decoder of that name, or None for software, which goes on, too, where one stream is beyond it."""
+    return HWAccel(device_type=name, allow_software_fallback=True) if name and _has_hardware(name) else None
 
 
 def _word(error: Exception) -> str:

@@ -58,7 +58,7 @@ class Films:
     short: Path  # for a server that loops
     long: Path  # for one that does not
     changing: Path  # of one size, and then of another
-    keyed: Path  # with a key frame every 0.2 s, so that a new viewer need not wait
+    keyed: Path  # with a key frame every 0.08 s, so that a new viewer need not wait
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +69,7 @@ def films(tmp_path_factory: pytest.TempPathFactory) -> Films:
     changing = folder / "changing.h264"
     changing.write_bytes(b"".join(annex_b(film) for film in (small, large)))
     keyed = folder / "keyed.h264"
-    keyed.write_bytes(annex_b(small, keys="5"))
+    keyed.write_bytes(annex_b(small, keys="2"))
     return Films(small, draw(folder / "long.mp4", (640, 360), 90.0), changing, keyed)
 
 

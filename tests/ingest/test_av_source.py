@@ -328,3 +328,34 @@ def test_no_descriptor_is_left_open(guarded: str) -> None:
         lost(lambda: opened(camera(guarded + "/other")))
     # The camera lives in this process too, and closes its own end of a connection a moment later.
     wait_until(lambda: descriptors() <= before, timeout_s=PATIENCE_S, what="as few descriptors as before")
+
+
+# ── how it is decoded ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("hwaccel", ["cuda", "qsv", "none-of-that-name"])
+def test_hardware_that_is_not_there_is_no_reason_not_to_decode(numbered_film: Path, hwaccel: str) -> None:
+    """Software does it, with the same pictures."""
+    source = AvSource(camera(numbered_film, hwaccel=hwaccel), open_timeout_s=3, read_timeout_s=3)
+    assert [number_of(frame.image()) for frame in source.frames()] == list(range(FILM_FRAMES))
+
+
+def test_key_frames_alone_are_decoded_where_that_is_wanted(numbered_film: Path) -> None:
+    """One in five of this film, each as good as ever, with its own time."""
+    source = AvSource(camera(numbered_film, decode="keyframes"), open_timeout_s=3, read_timeout_s=3)
+    frames = list(source.frames())
+    assert [number_of(frame.image()) for frame in frames] == list(range(0, FILM_FRAMES, 5))
+    assert all(frame.key for frame in frames)
+    assert frames[1].captured_at - frames[0].captured_at == pytest.approx(0.2, abs=0.001)
+
+
+def test_brightness_is_to_be_had_without_a_conversion(numbered_film: Path) -> None:
+    """The plane itself, of the picture's size, saying the same as the picture."""
+    source = AvSource(camera(numbered_film), open_timeout_s=3, read_timeout_s=3)
+    for frame in source.frames():
+        luma = frame.luma()
+        assert luma is not None
+        assert luma.shape == (96, 128)
+        assert abs(float(luma.mean()) - 16 - float(frame.image().mean()) * 219 / 255) < 3
+        assert not frame.corrupt
+        assert frame.timed
