@@ -105,13 +105,13 @@ class CountingHandler:
         self._checked = now
         for gone in self._held.keys() - {owned.partition for owned in assignment}:
             del self._held[gone]
-        moved = self._moved()
+        self._drop_moved()
         for owned in assignment:
             held = self._held.get(owned.partition)
             if held is not None and held.position is not None and not lag(owned):
                 self._end_silent(held, now)
         self._telemetry.set(metrics.OPEN_TRACKS, sum(len(held.tracks.open()) for held in self._held.values()))
-        return frozenset(owned for owned in assignment if owned.partition in moved)
+        return frozenset(owned for owned in assignment if owned.partition not in self._held)
 
     def _start(self, partition: int, position: Position | None, span: Span) -> int:
         if position is None:
@@ -129,8 +129,8 @@ class CountingHandler:
             return span.begin
         return position.offset
 
-    def _moved(self) -> set[int]:
-        """Drop the partitions whose position in the store is not the one that we left, and name them."""
+    def _drop_moved(self) -> None:
+        """Drop the partitions whose position in the store is not the one that we left."""
         positions = self._store.positions(self._held)
         moved = {partition for partition, held in self._held.items() if held.position != positions[partition]}
         for partition in moved:
@@ -141,7 +141,6 @@ class CountingHandler:
                 store=positions[partition],
             )
             del self._held[partition]
-        return moved
 
     def _end_silent(self, held: _Held, now: float) -> None:
         """Say in the log that the tracks of silent cameras have ended; they are closed when that is read.

@@ -241,6 +241,18 @@ def test_a_store_that_lost_its_last_second_is_filled_up(bench: Bench) -> None:
     assert (bench.total(), bench.shown()) == (1, 1)
 
 
+def test_a_partition_that_was_dropped_in_a_failed_call_is_read_again_all_the_same(bench: Bench) -> None:
+    """The broker is away just then: nobody has named the partition, and no record may come for hours."""
+    aggregator = bench.aggregator()
+    aggregator.handle(LOG)
+    bench.forget()
+    bench.unsettled = True
+    with pytest.raises(TransportError):
+        aggregator.handle([record(3, b"junk")])
+    bench.clock.now += 10
+    assert aggregator.idle(frozenset({P0}), lambda _: 0) == {P0}
+
+
 def test_records_that_are_missing_are_asked_for_once_more(bench: Bench) -> None:
     """The reader may have been put elsewhere in the middle of a batch; a hole that stays is the log's own."""
     aggregator = bench.aggregator()
