@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from aggregator.views import SILENT
 from pipeline.messages import CAMERA_STATES
@@ -12,7 +12,13 @@ from pipeline.messages import CAMERA_STATES
 _STATES = ", ".join((*CAMERA_STATES, SILENT))
 
 
-class Tally(BaseModel):
+class _Document(BaseModel):
+    """Whatever is answered is described: a field that is not is a fault, which the test of the description finds."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class Tally(_Document):
     """Visitors, by what was told of them. Labels that the deployment does not compute are zero."""
 
     visitors: int = Field(description="everybody")
@@ -42,15 +48,25 @@ class Window(Total):
     seconds: int
 
 
-class Windows(BaseModel):
+class Passages(_Document):
+    """Crossings of one camera's line, and how long its visitors stayed, ever."""
+
+    site: str
+    entries: int = Field(description="crossings inwards")
+    exits: int = Field(description="and outwards")
+    dwell_s: float | None = Field(description="on average; null where nobody's was measured")
+
+
+class Windows(_Document):
     """Every rolling window, and everybody ever counted."""
 
     now: float = Field(description="seconds since the epoch")
     windows: list[Window]
     total: Total
+    passages: dict[str, Passages] = Field(description="by camera")
 
 
-class Camera(BaseModel):
+class Camera(_Document):
     """One camera, as its worker has said last."""
 
     id: str
@@ -61,6 +77,7 @@ class Camera(BaseModel):
     fps: float = Field(description="frames a second that it delivers")
     frames: int
     reconnects: int
+    present: int = Field(description="confirmed people in its zone, or in view, now")
     reported_at: float = Field(description="seconds since the epoch")
 
 
@@ -71,7 +88,7 @@ class Bucket(Tally):
     cameras: dict[str, int] = Field(description="visitors by camera")
 
 
-class Series(BaseModel):
+class Series(_Document):
     """One rolling window, bucket by bucket."""
 
     window: str
@@ -79,14 +96,14 @@ class Series(BaseModel):
     buckets: list[Bucket] = Field(description="oldest first, empty ones included; the newest is still filling")
 
 
-class Latency(BaseModel):
+class Latency(_Document):
     """From the frame to the count."""
 
     half: float = Field(description="half of the predictions were counted sooner than this after their frame")
     most: float = Field(description="ninety-five in a hundred were")
 
 
-class Pipeline(BaseModel):
+class Pipeline(_Document):
     """How the pipeline does, as this aggregator sees it."""
 
     state: Literal["good", "quiet", "late", "trouble"] = Field(

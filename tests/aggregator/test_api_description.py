@@ -10,13 +10,20 @@ from hypothesis import settings
 from aggregator.fusion import Cell
 from aggregator.store import Changes, PlaceCell, Position
 from aggregator.windows import retentions
+from pipeline.messages import CameraStatus
 from tests.aggregator.test_api import NOW, WINDOWS, AwayStore, app_of
 
 
 def _schema() -> Any:
-    """Read the description of an app over a store with visitors, and leave out the stream, which never ends."""
+    """Read the description of an app over a store that holds some of everything; the stream, which never ends, is left out."""
     changes, store = Changes(), AwayStore(retentions(WINDOWS))
-    changes.counted[(NOW - 5, PlaceCell("museum", "hall", Cell("female", "25-34", "asian")))] += 1
+    visitor = PlaceCell("museum", "hall", Cell("female", "25-34", "asian"))
+    changes.counted[(NOW - 5, visitor)] += 1
+    changes.totals[visitor] += 1
+    changes.passages.update(
+        {("x", "museum", "hall", "in"): 3, ("d", "museum", "hall", "5"): 1, ("t", "museum", "hall", "ms"): 4200}
+    )
+    changes.cameras["hall"] = CameraStatus(camera_id="hall", site="museum", at=NOW - 1, state="running", present=4)
     store.apply(0, changes, start=None, end=Position(1, 1))
     loaded = schemathesis.openapi.from_asgi("/api/v1/openapi.json", app_of(store))
     return loaded.exclude(path="/api/v1/stream")
