@@ -70,11 +70,12 @@ class MemoryStore:
     def snapshot(self, now: float, windows: Iterable[RollingWindow]) -> Snapshot:
         """Read every count at *now*."""
         with self._lock:
+            totals = sum(self._totals.values(), Counter())
             return Snapshot(
                 {window.name: tallies(self._sum(window, now)) for window in windows},
-                tallies(sum(self._totals.values(), Counter())),
+                tallies(totals),
                 dict(self._cameras),
-                passages(sum(self._totals.values(), Counter())),
+                passages(totals),
             )
 
     def series(self, now: float, window: RollingWindow) -> list[tuple[int, Mapping[Place, Tally]]]:

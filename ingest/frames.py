@@ -43,15 +43,14 @@ def fault_of(image: Image) -> str:
 
 def _smeared(columns: Image) -> bool:
     """Tell whether a run of rows, a fifth of the picture, repeats one row that is not plain."""
-    rows = columns.astype(np.int16)
-    alike = (np.diff(rows, axis=0) == 0).all((1, 2))
+    alike = (columns[1:] == columns[:-1]).all((1, 2))
     longest = run = 0
     end = 0
     for n, same in enumerate(alike.tolist()):
         run = run + 1 if same else 0
         if run > longest:
             longest, end = run, n + 1
-    return longest > _SMEARED_SHARE * len(rows) and float(rows[end].std(0).max()) > 8
+    return longest > _SMEARED_SHARE * len(columns) and float(columns[end].std(0).max()) > 8
 
 
 def reduced(grey: NDArray[np.uint8], width: int = 160) -> NDArray[np.float32]:

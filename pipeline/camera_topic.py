@@ -18,7 +18,7 @@ import msgspec
 import structlog
 
 from pipeline.bus import CAMERAS, Bus, Record, TopicPartition
-from pipeline.cameras import Camera, camera_of, clear_secrets, references
+from pipeline.cameras import Camera, camera_of, clear_secrets, references, repeated_ids
 from pipeline.errors import ConfigError, TransportError
 from pipeline.messages import headers
 from pipeline.redaction import redact
@@ -47,10 +47,7 @@ def checked_entries(entries: Iterable[Mapping[str, Any]], source: str) -> list[E
         except ConfigError as error:
             problems += error.problems
         good.append({str(key): value for key, value in entry.items()})
-    ids = [str(entry.get("id")) for entry in good]
-    problems += [
-        f"{source}: camera id '{name}' is used more than once" for name in sorted({i for i in ids if ids.count(i) > 1})
-    ]
+    problems += repeated_ids((str(entry.get("id")) for entry in good), source)
     if problems:
         raise ConfigError(problems)
     return good

@@ -23,7 +23,7 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
 from urllib.parse import urlsplit
@@ -255,11 +255,19 @@ def parse_cameras(loaded: Any, source: str, environment: Mapping[str, str]) -> t
             cameras.append(camera_of({"site": loaded.get("site", "default"), **entry}, where, environment))
         except ConfigError as error:
             problems += error.problems
-    twice = [name for name, count in Counter(camera.id for camera in cameras).items() if count > 1]
-    problems += [f"{source}: camera id '{name}' is used more than once; ids must differ" for name in twice]
+    problems += repeated_ids((camera.id for camera in cameras), source)
     if problems:
         raise ConfigError(problems)
     return tuple(cameras)
+
+
+def repeated_ids(ids: Iterable[str], source: str) -> list[str]:
+    """Say which camera ids are used more than once."""
+    return [
+        f"{source}: camera id '{name}' is used more than once; ids must differ"
+        for name, count in Counter(ids).items()
+        if count > 1
+    ]
 
 
 def camera_of(entry: Mapping[str, Any], where: str, environment: Mapping[str, str]) -> Camera:

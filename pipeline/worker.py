@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import Counter
 from collections.abc import Collection, Sequence
 from typing import Final, Protocol
 
@@ -139,10 +140,13 @@ class Worker:
                 if stop.wait(pause_s):
                     return False
                 pause_s = min(LONGEST_PAUSE_S, pause_s * 2)
+        handled: Counter[str] = Counter()
         for record in batch:
             if record.topic_partition not in again:
                 self._uncommitted[record.topic_partition] = record.offset + 1
-                self._telemetry.add(metrics.RECORDS, topic=record.topic)
+                handled[record.topic] += 1
+        for topic, records in handled.items():
+            self._telemetry.add(metrics.RECORDS, records, topic=topic)
         self._begin_again(again)
         return True
 
