@@ -1,9 +1,10 @@
 # One command per intention. `make` alone says what there is.
 
-# The first that runs and is of a version that TensorFlow supports; pyenv leaves names that do not run.
+# The first that runs and is of a version that TensorFlow supports; pyenv leaves names that do not run, and others that only point
+# to the interpreter: uv would take that for another one each time, and make .venv anew.
 FITS := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))
 PYTHON ?= $(shell for name in python3 python3.13 python3.12 python3.11; do \
-	"$$name" -c '$(FITS)' 2>/dev/null && command -v "$$name" && break; done)
+	"$$name" -c '$(FITS)' 2>/dev/null && "$$name" -c 'import sys; print(sys.executable)' && break; done)
 UV_VERSION := 0.13.9
 TOOLS := .cache/tools
 UV := $(TOOLS)/bin/uv
