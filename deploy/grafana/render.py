@@ -34,6 +34,7 @@ PALETTE: Final = ("#2a6fc9", "#e08a1e", "#1f9e94", "#8a5bc7", "#c0467b", "#5c8a2
 INK: Final = "#131a22"
 MUTED: Final = "#566272"
 STEPS: Final = 240
+LEGEND_ROWS: Final = 2
 
 Series = tuple[str, list[tuple[float, float]]]
 
@@ -162,9 +163,19 @@ def _timeseries(axes: Axes, panel: dict[str, Any], source: Source, range_s: floa
     if series:
         most = max(len(name) for name, _ in series)
         columns = min(len(series), max(1, int(panel["gridPos"]["w"] * 9 / (most + 7))))
+        handles, names = axes.get_legend_handles_labels()
+        shown = range(len(names))
+        if len(names) > (
+            fit := LEGEND_ROWS * columns
+        ):  # Grafana would scroll: name those that are highest, count the rest
+            peaks = [max((value for _, value in points), default=0.0) for _, points in series]
+            shown = sorted(sorted(shown, key=lambda number: -peaks[number])[: fit - 1])
+            handles, names = [*handles, Rectangle((0, 0), 0, 0, alpha=0)], [*names, f"and {len(names) - fit + 1} more"]
+            shown = [*shown, len(names) - 1]
         axes.legend(
-            fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=columns, frameon=False,
-            labelcolor=MUTED, handlelength=1.2, columnspacing=1.2, labelspacing=0.2, borderpad=0,
+            [handles[number] for number in shown], [names[number] for number in shown], fontsize=7, loc="upper center",
+            bbox_to_anchor=(0.5, -0.12), ncols=columns, frameon=False, labelcolor=MUTED, handlelength=1.2, columnspacing=1.2,
+            labelspacing=0.2, borderpad=0,
         )  # fmt: skip
 
 
