@@ -69,6 +69,9 @@ class Recipe:
     age_balance: float = _number(0.0, 0.0, 1.0, "oversampling of rare decades: 0 none, 1 all alike")
     ethnicity_balance: float = _number(0.3, 0.0, 1.0, "oversampling of rare ethnicities: 0 none, 1 all alike")
     augmentation: float = _number(1.0, 0.0, 2.0, "strength of the camera's degradations; 0 only mirrors")
+    mixup: float = _number(
+        0.0, 0.0, 2.0, "blends each face and its labels with another's by a Beta(mixup, mixup) share; 0 does not"
+    )
     # the descent
     epochs: int = _number(30, 1, 1000, "passes over as many faces as the training part has")
     batch: int = _number(64, 2, 4096, "faces per step")

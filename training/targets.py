@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Final, NamedTuple
 
 import numpy as np
+from numpy.random import Generator
 from numpy.typing import NDArray
 
 from inference.heads import softmax
@@ -56,6 +57,25 @@ def make_targets(faces: Faces, recipe: Recipe, teacher: Targets | None = None) -
             (1 - share) * own + share * said for own, said in zip((age, gender, ethnicity), teacher, strict=True)
         )
     return Targets(np.concatenate([age, faces.age[:, None]], axis=1), gender, ethnicity)
+
+
+def mixed_up(crops: Floats, targets: Targets, generator: Generator, alpha: float) -> tuple[Floats, Targets]:
+    """Blend each of n crops (n, side, side, 3) and its labels with another's of the batch, by shares from Beta(alpha, alpha).
+
+    A blend is taught to be that much of each, which keeps a network from learning its faces by heart. The larger
+    share stays with the face itself. H. Zhang et al., "mixup: Beyond Empirical Risk Minimization", ICLR 2018.
+    """
+    if alpha <= 0:
+        return crops, targets
+    drawn = generator.beta(alpha, alpha, len(crops))
+    own = np.maximum(drawn, 1 - drawn).astype(np.float32)
+    other = generator.permutation(len(crops))
+
+    def blend(values: Floats) -> Floats:
+        share = own.reshape(-1, *[1] * (values.ndim - 1))
+        return share * values + (1 - share) * values[other]
+
+    return blend(crops), Targets(*(blend(values) for values in targets))
 
 
 def drawing_weights(faces: Faces, recipe: Recipe) -> NDArray[np.float64]:

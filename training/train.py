@@ -44,7 +44,15 @@ from training.model import build_model, compile_model, predict_logits
 from training.model_folder import load_keras, write_model
 from training.recipe import Recipe, as_options
 from training.splits import Split, split_faces
-from training.targets import Targets, draw_epoch, drawing_weights, head_losses, make_targets, oversampling_shift
+from training.targets import (
+    Targets,
+    draw_epoch,
+    drawing_weights,
+    head_losses,
+    make_targets,
+    mixed_up,
+    oversampling_shift,
+)
 
 RUN_NAME: Final = "run.json"
 HISTORY_NAME: Final = "history.json"
@@ -106,7 +114,10 @@ def batches(faces: Faces, targets: Targets, recipe: Recipe, epoch: int, workers:
         crops = faces.crops(some)
         for place, crop in enumerate(crops):
             crops[place] = degrade(crop, step_generator(recipe.seed, epoch * steps + step, place), recipe.augmentation)
-        return crops.astype(np.float32), {name: values[some] for name, values in targets._asdict().items()}
+        wanted = Targets(*(values[some] for values in targets))
+        blender = step_generator(recipe.seed, epoch * steps + step, recipe.batch)  # a place that no crop has
+        blended, wanted = mixed_up(crops.astype(np.float32), wanted, blender, recipe.mixup)
+        return blended, wanted._asdict()
 
     with ThreadPoolExecutor(workers, thread_name_prefix="batch") as pool:
         waiting: list[Future[Batch]] = [pool.submit(make, step) for step in range(min(2 * workers, steps))]
