@@ -69,6 +69,9 @@ def train(
     name: Annotated[
         str, typer.Option("--name", help="The model's name in its manifest; the run folder's where left out.")
     ] = "",
+    finish: Annotated[
+        bool, typer.Option("--finish", help="Train no more: make the model of a stopped run's best epoch.")
+    ] = False,
     threads: Threads = 0,
     as_json: AsJson = False,
 ) -> None:
@@ -115,6 +118,14 @@ def train(
                 says=f"{says} ethnicity {figures['ethnicity_accuracy']:.0%}",
             )
 
+        def tell(row: dict[str, float]) -> None:  # lines that stay, also where the output is a file
+            console.print(
+                f"epoch {row['epoch']:.0f}/{chosen.epochs}: validation age MAE {row['val_age_mae']:.2f} MSE "
+                f"{row['val_age_mse']:.1f}, gender {row['val_gender_accuracy']:.1%}, ethnicity "
+                f"{row['val_ethnicity_accuracy']:.1%}; {row['faces_per_s']:.0f} faces/s",
+                highlight=False,
+            )
+
         made = run(
             data,
             faces,
@@ -125,7 +136,9 @@ def train(
             limit=limit,
             workers=max(1, (os.cpu_count() or 2) - 1),
             name=name,
+            finish=finish,
             watch=watch,
+            tell=tell,
         )
     history = read_history(out)
     if find_spec("matplotlib"):

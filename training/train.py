@@ -166,14 +166,21 @@ def train(
     limit: int | None = None,
     workers: int = 2,
     name: str = "",
+    finish: bool = False,
     watch: Watch | None = None,
+    tell: Callable[[dict[str, float]], None] = lambda _: None,
 ) -> Path:
     """Train on *faces* of *data* into the run folder *out*, going on where it stopped; gives the model's folder.
 
-    *limit* says that *faces* were drawn, that many, so that `evaluate` can draw them again.
-    Raises ConfigError where *out* holds another run, or one that is done.
+    *limit* says that *faces* were drawn, that many, so that `evaluate` can draw them again. *finish* trains no more and
+    makes the model of the best epoch that there is. *tell* gets each epoch's figures, as history.json has them.
+    Raises ConfigError where *out* holds another run, or one that is done, or has nothing to finish.
     """
     split = split_of(faces, recipe)
+    if finish and not (out / BEST_NAME).is_file():
+        raise ConfigError(
+            f"out {out}: no whole epoch was trained there, so nothing can be finished; leave --finish out"
+        )
     _open_run(out, recipe, faces, split, init=init, teachers=teachers, limit=limit)
     steps = steps_per_epoch(len(split.train), recipe)
     fresh = not (out / STATE_NAME).is_file()
@@ -188,7 +195,7 @@ def train(
     judge = Manifest(name="", weights="", sha256="", crop=recipe.crop, ages=recipe.ages)
     with ExitStack() as stack:
         log = _tensorboard(out, stack)
-        while state.epoch < recipe.epochs and not _stopped(state, recipe):
+        while not finish and state.epoch < recipe.epochs and not _stopped(state, recipe):
             began = time.monotonic()
             figures: dict[str, float] = {}
             sums: dict[str, float] = defaultdict(float)
@@ -225,6 +232,7 @@ def train(
             _save_state(out / STATE_NAME, model, state)
             _write_whole(out / HISTORY_NAME, msgspec.json.format(msgspec.json.encode(state.history), indent=1))
             log(row)
+            tell(row)
     shift = oversampling_shift(learned.age[:, :-1], drawing_weights(learning, recipe))
     return _finish(out, recipe, faces, split, state=state, name=name, shift=shift)
 

@@ -134,6 +134,10 @@ def test_a_killed_run_goes_on_to_the_same_weights(
     assert not (out / "model").exists()
     assert len(json.loads((out / "history.json").read_text())) == 1
     monkeypatch.setattr(module, "batches", whole)
+    ended = Path(shutil.copytree(out, tmp_path / "ended"))
+    with eager():
+        assert as_json([*training(pictures, ended, epochs=2), "--finish"])["epochs"] == 1
+    assert "best epoch 1 of 1" in load_manifest(ended / "model").trained_on
     with eager():
         as_json(training(pictures, out, epochs=2))
     with np.load(out / "state.npz") as again, np.load(run / "state.npz") as straight:
@@ -153,6 +157,8 @@ def test_another_run_in_the_same_folder_is_refused(run: Path, pictures: Path, tm
         invoke(training(pictures, half, epochs=2, dropout=0.1))
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "thesis.txt").write_text("")
+    with pytest.raises(ConfigError, match="nothing can be finished"):
+        invoke([*training(pictures, half, epochs=2), "--finish"])
     with pytest.raises(ConfigError, match="no run of ours"):
         invoke(training(pictures, tmp_path / "other"))
 
