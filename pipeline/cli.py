@@ -397,14 +397,27 @@ def bench(
         list[str] | None, typer.Option(help="One part; may be given several times.", metavar="PART")
     ] = None,
     json: JsonOption = False,
+    plot: Annotated[Path | None, typer.Option(help="Draw ratios and limits into this picture.", metavar="FILE")] = None,
+    write: Annotated[
+        Path | None, typer.Option(help="Put the figures between the marks of this Markdown page.", metavar="FILE")
+    ] = None,
+    kafka: Annotated[
+        str | None,
+        typer.Option(help="A broker that nobody else uses: the bus is measured there, too.", metavar="HOST:PORT"),
+    ] = None,
 ) -> None:
-    """Measure this machine, part by part: decode, detect, cut, bus, inference, aggregation, scrape."""
-    from pipeline.bench import run_bench
+    """Measure this machine, part by part; each figure beside its peer and its limit, all in this run."""
+    from pipeline.bench import page
+    from pipeline.bench.run import run_bench
     from pipeline.settings import load_settings
 
-    figures = run_bench(load_settings(), only or [])
+    rows = run_bench(load_settings(), only or [], kafka=kafka)
+    if plot:
+        page.plot(rows, plot)
+    if write:
+        page.put_between_marks(write, page.markdown(rows, "demographics " + " ".join(sys.argv[1:])))
     if json:
-        _print_json([figure._asdict() for figure in figures])
+        _print_json([row.document() for row in rows])
 
 
 def main() -> None:
