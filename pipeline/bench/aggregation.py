@@ -19,28 +19,41 @@ from pipeline.settings import Settings
 from pipeline.telemetry import Telemetry
 
 PART: Final = "aggregation"
-RECORDS: Final = 40_000
+RECORDS: Final = 48_000
 BATCH: Final = 2000
 CROPS_OF_A_TRACK: Final = 4
-CAMERAS: Final = 20
+CAMERAS: Final = 80
+PEOPLE: Final = 3
+PASSAGE_S: Final = 3.0
 
 
 def predictions(count: int, now: float) -> list[Message]:
-    """Give what *count* records say: tracks of four crops each and their ends, over twenty cameras."""
+    """Give what about *count* records say that end at *now*: tracks of four crops and their ends, as a partition mixes them.
+
+    Three people at a time are before each of eighty cameras, and stay for three seconds.
+    """
+    at_once = CAMERAS * PEOPLE
+    passages = count // (at_once * (CROPS_OF_A_TRACK + 1))
     said: list[Message] = []
-    for number in range(count // (CROPS_OF_A_TRACK + 1)):
-        camera = f"camera-{number % CAMERAS}"
+    for passage in range(passages):
+        first_seen = now - (passages - passage) * PASSAGE_S
+        for sequence in range(CROPS_OF_A_TRACK):
+            at = first_seen + sequence * PASSAGE_S / CROPS_OF_A_TRACK
+            said += [
+                Prediction(
+                    camera_id=f"camera-{number % CAMERAS}", track_id=passage * at_once + number, sequence=sequence,
+                    first_seen=first_seen, captured_at=at, quality=0.8, age=number % 80 + sequence * 0.7, age_spread=5.0,
+                    p_female=0.1 + number % 2 * 0.8 + sequence * 0.01, p_ethnicity=(0.6, 0.1, 0.1, 0.1, 0.1),
+                )
+                for number in range(at_once)
+            ]  # fmt: skip
         said += [
-            Prediction(
-                camera_id=camera, track_id=number, sequence=sequence, first_seen=now, captured_at=now, quality=0.8,
-                age=float(number % 80), age_spread=5.0, p_female=0.1 + number % 2 * 0.8,
-                p_ethnicity=(0.6, 0.1, 0.1, 0.1, 0.1),
+            TrackEnded(
+                camera_id=f"camera-{number % CAMERAS}", track_id=passage * at_once + number, first_seen=first_seen,
+                last_seen=first_seen + PASSAGE_S, crops=CROPS_OF_A_TRACK, dwell_s=PASSAGE_S,
             )
-            for sequence in range(CROPS_OF_A_TRACK)
+            for number in range(at_once)
         ]  # fmt: skip
-        said.append(
-            TrackEnded(camera_id=camera, track_id=number, first_seen=now, last_seen=now, crops=CROPS_OF_A_TRACK)
-        )
     return said
 
 
