@@ -392,6 +392,48 @@ def _letters(reason: str | None, topic: str | None, since: str | None) -> Any:
 
 
 @app.command()
+def simulate(
+    cameras: Annotated[int, typer.Option(min=1, max=100_000, help="How many cameras.")] = 1000,
+    people_per_minute: Annotated[float, typer.Option(min=0.01, max=600, help="Before each of them.")] = 10,
+    seconds: Annotated[float, typer.Option(min=1, max=86400, help="How long people come.")] = 30,
+    predictor: Annotated[
+        str, typer.Option(help="stub: the step without the network, every cell is checked; model: with it.")
+    ] = "stub",
+    redis: Annotated[
+        bool,
+        typer.Option(
+            "--redis", help="Into the Redis of the settings, in a namespace that is deleted; else a Valkey of its own."
+        ),
+    ] = False,
+    json: JsonOption = False,
+) -> None:
+    """Send a scripted crowd through inference, aggregator and Redis: what a core carries, latency, lag, memory, and exactness.
+
+    Exit status 1 where the counters are not the people sent.
+    """
+    from pipeline.crowd import Crowd
+    from pipeline.settings import load_settings
+    from pipeline.simulate import run_simulate
+
+    if predictor not in {"stub", "model"}:
+        raise ConfigError(f"--predictor {predictor}: there are stub and model")
+    settings = load_settings()
+    script = Crowd(
+        cameras,
+        people_per_minute,
+        seconds,
+        max_crops=settings.ingest.max_crops,
+        crop_interval_s=settings.ingest.crop_interval_s,
+    )
+    url = settings.redis.url.get_secret_value() if redis else None
+    document = run_simulate(settings, script, "stub" if predictor == "stub" else "model", url)
+    if json:
+        _print_json(document)
+    if document["difference"]:
+        raise typer.Exit(1)
+
+
+@app.command()
 def bench(
     only: Annotated[
         list[str] | None, typer.Option(help="One part; may be given several times.", metavar="PART")
