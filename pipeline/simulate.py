@@ -26,7 +26,7 @@ from aggregator.service import GROUP as AGGREGATOR_GROUP
 from aggregator.service import AggregatorService, windows_of
 from aggregator.windows import retentions
 from demo.composer import load_cast
-from inference.predictor import Crops, Logits, Predictor
+from inference.predictor import Crops, Engine, Logits, Predictor
 from inference.service import GROUP as INFERENCE_GROUP
 from inference.service import InferenceService
 from inference.tensorflow_predictor import TensorFlowPredictor
@@ -269,7 +269,8 @@ def simulate(
         store = RedisStore(url, retentions(windows_of(settings)), namespace=f"simulated-{time.time_ns():x}")
         stack.callback(store.close)
         stack.callback(store.drop)
-        engine = _engine(predictor, settings, manifest, progress)
+        progress("loading the model" if predictor == "model" else "starting")
+        engine: Predictor = open_model(settings) if predictor == "model" else StubPredictor(manifest)
         bus = MemoryBus()
         stack.callback(bus.close)
         bus.ensure_topics(settings.kafka.topics())
@@ -326,10 +327,8 @@ def simulate(
         }
 
 
-def _engine(predictor: Kind, settings: Settings, manifest: Manifest, progress: Callable[[str], None]) -> Predictor:
-    if predictor == "stub":
-        return StubPredictor(manifest)
-    progress("loading the model")
+def open_model(settings: Settings) -> Engine:
+    """Load the network of the settings, ready to run. Raises ConfigError."""
     model = TensorFlowPredictor(settings.inference.model, threads=settings.inference.threads)
     model.warm_up()
     return model

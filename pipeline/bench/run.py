@@ -9,14 +9,15 @@ from typing import Final
 
 from rich.console import Console
 
-from pipeline.bench import aggregation, bus, camera, cut, decode, detect, inference, scrape
+from pipeline.bench import aggregation, bus, camera, cut, decode, detect, end_to_end, inference, scrape
 from pipeline.bench.page import table
 from pipeline.bench.rows import Part, Row, Workbench
 from pipeline.errors import ConfigError
 from pipeline.settings import Settings, known_names
 
 PARTS: Final[Mapping[str, Part]] = {
-    module.PART: module.measure for module in (decode, detect, camera, cut, bus, inference, aggregation, scrape)
+    module.PART: module.measure
+    for module in (decode, detect, camera, cut, bus, inference, aggregation, scrape, end_to_end)
 }
 LONG: Final[Mapping[str, Part]] = {}
 """Measured only when they are named: minutes each."""
