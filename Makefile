@@ -67,8 +67,8 @@ format: setup-dev  ## Format, and mend what can be mended
 docs: setup-dev  ## Write the generated pages: docs/configuration.md, docs/metrics.md
 	@$(BIN)/python -m pipeline.docs
 
-bench: setup-dev  ## Measure this machine: decode, detect, cut, bus, network, aggregation, scrape
-	@$(BIN)/demographics bench $(ARGS)
+bench: setup-dev  ## Measure this machine, part by part, beside peers and limits (Kafka's part needs Java 17 and Maven)
+	@$(BIN)/python -m tests.with_kafka $(BIN)/demographics bench $(ARGS)
 
 chaos: setup-dev  ## Kill every process again and again; the counts stay exact (KILLS=50 takes 20 minutes; Java 17 and Maven)
 	@$(BIN)/python -m tests.chaos --kills $(KILLS) $(ARGS)

@@ -13,11 +13,13 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 
 from aggregator.store import DWELL_BUCKETS_S, Bucket, Changes, Passages, Place, PlaceCell, Tally
 from aggregator.windows import Retention
 
 
+@lru_cache(maxsize=16384)  # a camera has some eighty cells; they come again and again
 def fields_of(counted: PlaceCell) -> tuple[str, ...]:
     """Give the fields that one visitor adds to."""
     cell = counted.cell
@@ -30,9 +32,13 @@ def bucket_deltas(changes: Changes, retentions: Iterable[Retention]) -> dict[Buc
     kept = tuple(retentions)
     deltas: defaultdict[Bucket, Counter[str]] = defaultdict(Counter)
     for (first_seen, counted), amount in changes.counted.items():
+        if not amount:  # counted and taken back again
+            continue
+        fields = fields_of(counted)
         for retention in kept:
-            for field in fields_of(counted):
-                deltas[Bucket(retention.bucket_s, retention.bucket(first_seen))][field] += amount
+            counts = deltas[Bucket(retention.bucket_s, retention.bucket(first_seen))]
+            for field in fields:
+                counts[field] += amount
     return {bucket: Counter({f: n for f, n in counts.items() if n}) for bucket, counts in deltas.items()}
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import exp, log
+from operator import attrgetter
 from typing import Final, NamedTuple
 
 from msgspec import Struct
@@ -16,6 +17,8 @@ from pipeline.attributes import ETHNICITIES, GENDERS, UNKNOWN, age_band
 from pipeline.messages import Prediction
 
 _SURE: Final = 0.995  # no single crop outvotes the rest by being absolutely certain
+_UNSURE: Final = 1 - _SURE
+_sequence: Final = attrgetter("sequence")
 
 
 class Evidence(Struct, frozen=True, array_like=True):
@@ -65,36 +68,41 @@ def fuse(evidence: Sequence[Evidence], least_evidence: float) -> Visitor:
     Ages are averaged; probabilities are pooled by their logarithms (M. Stone, "The opinion pool", Annals of Mathematical
     Statistics 32, 1961), each crop weighted by its quality. Qualities that sum to less than *least_evidence* say nothing.
     """
-    ordered = sorted(evidence, key=lambda item: item.sequence)
-    weight = sum(item.quality for item in ordered)
+    ordered = sorted(evidence, key=_sequence)
+    weight = years = odds = 0.0
+    pooled = [0.0] * len(ETHNICITIES)
+    has_age = has_gender = has_ethnicity = True
+    for item in ordered:  # one plain loop: this is where an aggregator's time goes
+        quality = item.quality
+        weight += quality
+        if item.age is None:
+            has_age = False
+        else:
+            years += quality * item.age
+        if item.p_female is None:
+            has_gender = False
+        else:
+            odds += quality * _logit(item.p_female)
+        if item.p_ethnicity is None:
+            has_ethnicity = False
+        else:
+            for label, p in enumerate(item.p_ethnicity):
+                pooled[label] += quality * log(p if p > _UNSURE else _UNSURE)  # noqa: FURB136  a call takes longer than the logarithm
     if not ordered or weight < least_evidence or weight <= 0:
         return Visitor(UNKNOWN_CELL)
-
-    years: float | None = None
-    if all(item.age is not None for item in ordered):
-        years = sum(item.quality * (item.age or 0.0) for item in ordered) / weight
-    p_female: float | None = None
-    if all(item.p_female is not None for item in ordered):
-        odds = sum(item.quality * _logit(item.p_female or 0.0) for item in ordered) / weight
-        p_female = 1 / (1 + exp(-odds))
-    ethnicity = ""
-    if all(item.p_ethnicity is not None for item in ordered):
-        pooled = [
-            sum(item.quality * log(max((item.p_ethnicity or ())[label], 1 - _SURE)) for item in ordered)
-            for label in range(len(ETHNICITIES))
-        ]
-        ethnicity = ETHNICITIES[pooled.index(max(pooled))]
+    age = years / weight if has_age else None
+    p_female = 1 / (1 + exp(-odds / weight)) if has_gender else None
     return Visitor(
         Cell(
             gender="" if p_female is None else GENDERS[int(p_female >= 0.5)],
-            age_band="" if years is None else age_band(years),
-            ethnicity=ethnicity,
+            age_band="" if age is None else age_band(age),
+            ethnicity=ETHNICITIES[pooled.index(max(pooled))] if has_ethnicity else "",
         ),
-        years,
+        age,
         p_female,
     )
 
 
 def _logit(p: float) -> float:
-    bounded = min(max(p, 1 - _SURE), _SURE)
+    bounded = min(max(p, _UNSURE), _SURE)
     return log(bounded / (1 - bounded))

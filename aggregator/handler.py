@@ -211,13 +211,13 @@ class CountingHandler:
 
     def _observe(self, held: _Held, messages: list[Message], step: Step, records: list[Record]) -> None:
         now = self._clock()
-        for record in records:
-            self._telemetry.observe(metrics.BUS_TO_COUNT, max(0.0, now - record.timestamp))
+        tell = self._telemetry.observe_all
+        tell(metrics.BUS_TO_COUNT, [max(0.0, now - record.timestamp) for record in records])
+        captured = [message.captured_at for message in messages if isinstance(message, Prediction)]
+        tell(metrics.CAPTURE_TO_COUNT, [max(0.0, now - at) for at in captured])
         for message in messages:
             if isinstance(message, (Prediction, TrackEnded, CameraStatus)):
                 held.heard[message.camera_id] = now
-            if isinstance(message, Prediction):
-                self._telemetry.observe(metrics.CAPTURE_TO_COUNT, max(0.0, now - message.captured_at))
         self._telemetry.add(metrics.APPLIED, len(records))
         self._telemetry.add(metrics.DUPLICATES, step.duplicates)
         self._telemetry.add(metrics.TOO_LATE, step.too_late)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import heapq
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -50,6 +50,8 @@ class Step:
     closed: list[Closed] = field(default_factory=list)
     duplicates: int = 0
     too_late: int = 0
+    unsettled: set[TrackKey] = field(default_factory=set)
+    """Open tracks with new evidence, whose cell has not been looked at yet: only the last one of a step is counted."""
 
 
 class Tracks:
@@ -108,13 +110,15 @@ class Tracks:
         self._idle_from[camera] = min((at for at in heard.values() if clock.now - at <= idle_s), default=clock.now)
         return sorted(gone, key=lambda state: (state.last_seen, state.track_id))
 
-    def forget(self, clock: CameraClock, camera: str, remember_s: float) -> Iterator[TrackKey]:
+    def forget(self, clock: CameraClock, camera: str, remember_s: float) -> list[TrackKey]:
         """Drop the closed tracks that are too old to be told from new ones, and name them."""
         closed = self._closed[camera]
+        gone: list[TrackKey] = []
         while closed and clock.now - closed[0][0] > remember_s:
             _, track = heapq.heappop(closed)
             del self._known[(camera, track)]
-            yield (camera, track)
+            gone.append((camera, track))
+        return gone
 
 
 def _heard_last(state: TrackState, clock: CameraClock) -> float:
@@ -132,6 +136,11 @@ def advance(tracks: Tracks, messages: Iterable[Message], config: CountingConfig)
             _take_in(step, tracks, message, message.captured_at, config)
         elif isinstance(message, TrackEnded):
             _take_in(step, tracks, message, message.last_seen, config)
+    for key in step.unsettled:
+        state = tracks.get(key)
+        assert state is not None, "an open track is not forgotten"
+        _put(step, tracks, _recount(step, state, fuse(state.evidence, config.least_evidence)))
+    step.unsettled.clear()
     return step
 
 
@@ -152,8 +161,9 @@ def ends_of(tracks: Tracks, silent: Collection[str]) -> list[TrackEnded]:
 
 def _take_in(step: Step, tracks: Tracks, message: Prediction | TrackEnded, at: float, config: CountingConfig) -> None:
     camera = message.camera_id
-    clock = _moved(tracks.clocks.get(camera), connection_of(message.track_id), at)
-    if clock is not tracks.clocks.get(camera):
+    before = tracks.clocks.get(camera)
+    clock = _moved(before, connection_of(message.track_id), at)
+    if clock is not before:
         tracks.move(camera, clock)
         step.changes.clocks[camera] = clock
     state = tracks.get((camera, message.track_id))
@@ -176,7 +186,7 @@ def _moved(clock: CameraClock | None, connection: int, at: float) -> CameraClock
     if connection > clock.connection:
         return CameraClock(connection, at, at, max(clock.now, clock.before))
     if connection == clock.connection and at > clock.now:
-        return replace(clock, now=at)
+        return CameraClock(connection, clock.began, at, clock.before)
     return clock
 
 
@@ -201,7 +211,7 @@ def _hear(step: Step, tracks: Tracks, state: TrackState | None, prediction: Pred
     evidence = (*state.evidence, evidence_of(prediction))
     state = replace(state, evidence=evidence, last_seen=max(state.last_seen, prediction.captured_at))
     if len(evidence) >= config.enough_crops:
-        state = _recount(step, state, fuse(evidence, config.least_evidence))
+        step.unsettled.add((state.camera_id, state.track_id))
     _put(step, tracks, state)
 
 
@@ -215,6 +225,9 @@ def _end(step: Step, tracks: Tracks, state: TrackState | None, ended: TrackEnded
     if ended.visitor:
         _close(step, tracks, state, config)
     else:  # remembered like a visitor, so that a repetition counts no crossing twice
+        if (state.camera_id, state.track_id) in step.unsettled:  # as it would be, had a step ended before this message
+            step.unsettled.discard((state.camera_id, state.track_id))
+            state = _recount(step, state, fuse(state.evidence, config.least_evidence))
         _put(step, tracks, replace(state, evidence=(), closed=True))
 
 
@@ -230,6 +243,7 @@ def _add_passage(step: Step, ended: TrackEnded) -> None:
 
 
 def _close(step: Step, tracks: Tracks, state: TrackState, config: CountingConfig) -> None:
+    step.unsettled.discard((state.camera_id, state.track_id))
     visitor = fuse(state.evidence, config.least_evidence)
     state = _recount(step, state, visitor)
     step.changes.totals[PlaceCell(state.site, state.camera_id, visitor.cell)] += 1

@@ -26,16 +26,16 @@ def similarity(points: NDArray[np.float32], target: NDArray[np.float32]) -> NDAr
     spread = float((centred**2).sum() / len(source))
     if spread < 1e-9:
         raise ValueError("landmarks coincide")
-    u, singular, vt = np.linalg.svd(aim.T @ centred / len(source))
-    signs = np.array([1.0, np.sign(np.linalg.det(u) * np.linalg.det(vt)) or 1.0])  # a reflection would swap the eyes
-    rotation = (u * signs) @ vt
-    scale = float((singular * signs).sum() / spread)
+    # In the plane the paper's singular values have a closed form: of points as complex numbers, sum(aim * conj(centred)).
+    along = float((aim * centred).sum()) / len(source)
+    across = float((aim[:, 1] * centred[:, 0] - aim[:, 0] * centred[:, 1]).sum()) / len(source)
+    scale = float(np.hypot(along, across)) / spread
     if not scale > 1e-6:
         raise ValueError(
             "landmarks fit a face at no size"
         )  # a mirror image may: it is best met by shrinking to a point
     matrix = np.empty((2, 3))
-    matrix[:, :2] = scale * rotation
+    matrix[:, :2] = np.array(((along, -across), (across, along))) / spread
     matrix[:, 2] = wanted_mean - matrix[:, :2] @ source_mean
     return matrix
 

@@ -50,7 +50,8 @@ def sharpness(crop: Image) -> float:
 
     J. L. Pech-Pacheco et al., "Diatom autofocusing in brightfield microscopy", ICPR 2000.
     """
-    grey = crop.mean(axis=2, dtype=np.float32)
+    blue, green, red = (crop[..., channel] for channel in range(3))  # a mean over the last axis takes ten times as long
+    grey = (blue.astype(np.float32) + green + red) / 3
     laplacian = grey[:-2, 1:-1] + grey[2:, 1:-1] + grey[1:-1, :-2] + grey[1:-1, 2:] - 4 * grey[1:-1, 1:-1]
     variance = float(laplacian.var())
     return variance / (variance + 60.0)

@@ -392,19 +392,74 @@ def _letters(reason: str | None, topic: str | None, since: str | None) -> Any:
 
 
 @app.command()
+def simulate(
+    cameras: Annotated[int, typer.Option(min=1, max=100_000, help="How many cameras.")] = 1000,
+    people_per_minute: Annotated[float, typer.Option(min=0.01, max=600, help="Before each of them.")] = 10,
+    seconds: Annotated[float, typer.Option(min=1, max=86400, help="How long people come.")] = 30,
+    predictor: Annotated[
+        str, typer.Option(help="stub: the step without the network, every cell is checked; model: with it.")
+    ] = "stub",
+    redis: Annotated[
+        bool,
+        typer.Option(
+            "--redis", help="Into the Redis of the settings, in a namespace that is deleted; else a Valkey of its own."
+        ),
+    ] = False,
+    json: JsonOption = False,
+) -> None:
+    """Send a scripted crowd through inference, aggregator and Redis: what a core carries, latency, lag, memory, and exactness.
+
+    Exit status 1 where the counters are not the people sent.
+    """
+    from pipeline.crowd import Crowd
+    from pipeline.settings import load_settings
+    from pipeline.simulate import run_simulate
+
+    if predictor not in {"stub", "model"}:
+        raise ConfigError(f"--predictor {predictor}: there are stub and model")
+    settings = load_settings()
+    script = Crowd(
+        cameras,
+        people_per_minute,
+        seconds,
+        max_crops=settings.ingest.max_crops,
+        crop_interval_s=settings.ingest.crop_interval_s,
+    )
+    url = settings.redis.url.get_secret_value() if redis else None
+    document = run_simulate(settings, script, "stub" if predictor == "stub" else "model", url)
+    if json:
+        _print_json(document)
+    if document["difference"]:
+        raise typer.Exit(1)
+
+
+@app.command()
 def bench(
     only: Annotated[
         list[str] | None, typer.Option(help="One part; may be given several times.", metavar="PART")
     ] = None,
     json: JsonOption = False,
+    plot: Annotated[Path | None, typer.Option(help="Draw ratios and limits into this picture.", metavar="FILE")] = None,
+    write: Annotated[
+        Path | None, typer.Option(help="Put the figures between the marks of this Markdown page.", metavar="FILE")
+    ] = None,
+    kafka: Annotated[
+        str | None,
+        typer.Option(help="A broker that nobody else uses: the bus is measured there, too.", metavar="HOST:PORT"),
+    ] = None,
 ) -> None:
-    """Measure this machine, part by part: decode, detect, cut, bus, inference, aggregation, scrape."""
-    from pipeline.bench import run_bench
+    """Measure this machine, part by part; each figure beside its peer and its limit, all in this run."""
+    from pipeline.bench import page
+    from pipeline.bench.run import run_bench
     from pipeline.settings import load_settings
 
-    figures = run_bench(load_settings(), only or [])
+    rows = run_bench(load_settings(), only or [], kafka=kafka)
+    if plot:
+        page.plot(rows, plot)
+    if write:
+        page.put_between_marks(write, page.markdown(rows, "demographics " + " ".join(sys.argv[1:])))
     if json:
-        _print_json([figure._asdict() for figure in figures])
+        _print_json([row.document() for row in rows])
 
 
 def main() -> None:

@@ -88,6 +88,7 @@ class LocalRun:
         settings = self._settings
         self._progress("starting the embedded store")
         valkey = self._stack.enter_context(EmbeddedValkey())
+        self.valkey_url = valkey.url
         self.store = RedisStore(valkey.url, retentions(self.windows), namespace=settings.redis.namespace)
         self._stack.callback(self.store.close)
         self.telemetry.collect_with(VisitorsCollector(self.store, self.windows, self.telemetry))

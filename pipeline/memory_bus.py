@@ -424,12 +424,17 @@ class MemoryBus:
 
     def drained(self, topic: str, group: str) -> bool:
         """Whether *group* has committed everything that was sent to *topic*."""
+        return self.unread(topic, group) == 0
+
+    def unread(self, topic: str, group: str) -> int:
+        """Count what was sent to *topic* and *group* has not committed."""
         found = self._topic(topic)
         with found.changed:
             if (joined := found.groups.get(group)) is None:
-                return all(log.end == 0 for log in found.logs)
-            return all(
-                max(log.start, done or 0) >= log.end for log, done in zip(found.logs, joined.committed, strict=True)
+                return sum(log.end for log in found.logs)
+            return sum(
+                max(0, log.end - max(log.start, done or 0))
+                for log, done in zip(found.logs, joined.committed, strict=True)
             )
 
     def close(self) -> None:

@@ -112,6 +112,7 @@ class DeadLetter(Struct, frozen=True, kw_only=True, tag="dead_letter"):
 
 Message = FaceCrop | TrackEnded | Prediction | CameraStatus | DeadLetter
 
+_HEADERS: Final = ((SCHEMA_HEADER, SCHEMA_VERSION),)
 _encoder: Final = msgspec.msgpack.Encoder()
 _decoder: Final[msgspec.msgpack.Decoder[Message]] = msgspec.msgpack.Decoder(Message)
 
@@ -127,12 +128,12 @@ def encode(message: Message) -> bytes:
 
 def headers() -> tuple[tuple[str, bytes], ...]:
     """Give the headers of every record that this version writes."""
-    return ((SCHEMA_HEADER, SCHEMA_VERSION),)
+    return _HEADERS
 
 
 def decode(value: bytes, record_headers: tuple[tuple[str, bytes], ...]) -> Message:
     """Decode a record's value. Raises InvalidMessage with the field that is wrong; the value itself is never quoted."""
-    version = dict(record_headers).get(SCHEMA_HEADER, b"")
+    version = SCHEMA_VERSION if record_headers == _HEADERS else dict(record_headers).get(SCHEMA_HEADER, b"")
     read = READERS.get(version)
     if read is None:
         said, known = version.decode("ascii", "replace")[:16] or "none", b", ".join(READERS).decode()

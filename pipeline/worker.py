@@ -25,6 +25,7 @@ log = structlog.get_logger()
 COMMIT_INTERVAL_S: Final = 1.0
 LAG_INTERVAL_S: Final = 2.0
 LONGEST_PAUSE_S: Final = 5.0
+LOOKS: Final = 4  # for more records, while a batch waits to be filled
 LONGEST_KEY: Final = 64  # of a dead letter; a camera's id is no longer
 
 
@@ -119,8 +120,10 @@ class Worker:
         self.ready.set()
         deadline = time.monotonic() + self._max_wait_s
         while batch and len(batch) < self._max_records and (left := deadline - time.monotonic()) > 0:
+            # A poll comes back with the first record there is: one poll a record costs more than the record.
+            time.sleep(min(left, self._max_wait_s / LOOKS))
             try:
-                more = self._consumer.poll(left, self._max_records - len(batch))
+                more = self._consumer.poll(0.0, self._max_records - len(batch))
             except TransportError as error:  # what has been read must not be passed over
                 self._failed("poll", error)
                 break

@@ -177,6 +177,26 @@ def test_repeats_and_batches_change_no_count(history: tuple[list[Message], list[
     assert sum(once.totals.values()) == sum(isinstance(message, TrackEnded) for message in clean)
 
 
+@given(histories(), st.data())
+def test_one_step_leaves_what_as_many_steps_as_messages_leave(
+    history: tuple[list[Message], list[Message]], data: st.DataObject
+) -> None:
+    """Only the last cell of a step is worked out, yet tracks, cells and totals are the same; ends of who is no visitor, too."""
+    mixed: list[Message] = [
+        msgspec.structs.replace(message, visitor=data.draw(st.booleans()))
+        if isinstance(message, TrackEnded)
+        else message
+        for message in data.draw(st.permutations(history[0]))
+    ]
+    singly, at_once = Model(), Model()
+    for message in mixed:
+        singly.run(message)
+    at_once.run(*mixed)
+    assert at_once.shown() == singly.shown()
+    assert at_once.totals == singly.totals
+    assert at_once.tracks == singly.tracks
+
+
 @given(histories())
 def test_every_visitor_stands_in_exactly_one_cell(history: tuple[list[Message], list[Message]]) -> None:
     """No cell is ever negative, and windows and totals agree once all have left."""

@@ -125,3 +125,14 @@ def test_the_reasons_that_ingest_gives_are_those_that_are_declared() -> None:
     """Each stands at zero from the start; one that is not declared would come out of nowhere."""
     assert set(metrics.REJECTS.reasons) == set(REJECTS)
     assert set(metrics.BAD_FRAMES.reasons) == set(FRAME_REJECTS)
+
+
+def test_observing_all_at_once_is_observing_each() -> None:
+    """Sum, count and every bucket are the same, those beyond the last bound included."""
+    values = [0.0, 0.1, 0.1000001, 0.25, 7.0, 1e9, -1.0]
+    one, all_at_once = Telemetry(("aggregator",)), Telemetry(("aggregator",))
+    for value in values:
+        one.observe(metrics.CAPTURE_TO_COUNT, value)
+    all_at_once.observe_all(metrics.CAPTURE_TO_COUNT, values)
+    all_at_once.observe_all(metrics.CAPTURE_TO_COUNT, [])
+    assert all_at_once.samples(metrics.CAPTURE_TO_COUNT) == one.samples(metrics.CAPTURE_TO_COUNT)
