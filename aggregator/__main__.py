@@ -6,10 +6,11 @@ from contextlib import ExitStack
 from typing import Final
 
 from aggregator.api import mount_api
+from aggregator.disclosure import PublishedCounts
 from aggregator.exporter import VisitorsCollector
 from aggregator.health import PipelineHealth
 from aggregator.redis_store import RedisStore
-from aggregator.service import AggregatorService, windows_of
+from aggregator.service import AggregatorService, disclosure_of, windows_of
 from aggregator.windows import retentions
 from pipeline.distributed import Startup, open_bus
 from pipeline.errors import TransportError
@@ -29,8 +30,9 @@ def serve(settings: Settings) -> None:
         stack.callback(store.close)
         startup = Startup("aggregator", settings, telemetry, port=PORT)
         stack.callback(startup.close)
-        telemetry.collect_with(VisitorsCollector(store, windows, telemetry))
-        mount_api(startup.app, store, windows, PipelineHealth(telemetry, startup.problems))
+        counts = PublishedCounts(store, disclosure_of(settings))
+        telemetry.collect_with(VisitorsCollector(counts, windows, telemetry))
+        mount_api(startup.app, counts, windows, PipelineHealth(telemetry, startup.problems))
         startup.serve()
         startup.wait_for("Redis", store.ping)
         bus = open_bus(settings.kafka, "demographics-aggregator", telemetry)

@@ -54,6 +54,7 @@ def serve(settings: Settings, file: CameraFile | None) -> None:
             bus=bus,
             telemetry=telemetry,
             max_in_flight=settings.kafka.max_in_flight,
+            attributes=settings.attributes,
         )
         stack.callback(fleet.close)
         fleet.start()

@@ -15,11 +15,12 @@ from typing import Any, Final, Self
 import structlog
 
 from aggregator.api import mount_api
+from aggregator.disclosure import PublishedCounts
 from aggregator.exporter import VisitorsCollector
 from aggregator.health import PipelineHealth
 from aggregator.redis_store import RedisStore
 from aggregator.service import GROUP as AGGREGATOR_GROUP
-from aggregator.service import AggregatorService, windows_of
+from aggregator.service import AggregatorService, disclosure_of, windows_of
 from aggregator.store import Snapshot
 from aggregator.windows import retentions
 from inference.service import GROUP as INFERENCE_GROUP
@@ -90,11 +91,12 @@ class LocalRun:
         valkey = self._stack.enter_context(EmbeddedValkey())
         self.store = RedisStore(valkey.url, retentions(self.windows), namespace=settings.redis.namespace)
         self._stack.callback(self.store.close)
-        self.telemetry.collect_with(VisitorsCollector(self.store, self.windows, self.telemetry))
+        self.counts = PublishedCounts(self.store, disclosure_of(settings))
+        self.telemetry.collect_with(VisitorsCollector(self.counts, self.windows, self.telemetry))
 
         app = make_app("demographics", self.telemetry.registry, self.problems, token=settings.http.token)
         health = PipelineHealth(self.telemetry, lambda: list(self._failures))
-        mount_api(app, self.store, self.windows, health)
+        mount_api(app, self.counts, self.windows, health)
         port = self._port if self._port is not None else settings.http.port
         self.http = HttpServer(app, host=settings.http.host, port=DEFAULT_PORT if port is None else port)
         self._stack.callback(self.http.close)
@@ -120,6 +122,7 @@ class LocalRun:
             bus=self.bus,
             telemetry=self.telemetry,
             until_end=self._until_end,
+            attributes=settings.attributes,
         )
 
     def _spawn(self, name: str, run: Callable[[threading.Event], None]) -> None:
@@ -152,8 +155,8 @@ class LocalRun:
         return over
 
     def snapshot(self) -> Snapshot:
-        """Read every count as it is now. Raises TransportError."""
-        return self.store.snapshot(time.time(), self.windows)
+        """Read every count as it is now, as far as it may be published. Raises TransportError."""
+        return self.counts.snapshot(time.time(), self.windows)
 
     def finish(self) -> dict[str, Any]:
         """Close the cameras, let everything that they said be counted, and give the report."""

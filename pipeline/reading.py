@@ -7,8 +7,9 @@ from typing import Any, Final
 
 from rich.console import Group, RenderableType
 
+from aggregator.disclosure import PublishedCounts
 from aggregator.redis_store import RedisStore
-from aggregator.service import windows_of
+from aggregator.service import disclosure_of, windows_of
 from aggregator.views import cameras_view, series_view, windows_view
 from aggregator.windows import retentions
 from pipeline.errors import ConfigError
@@ -31,8 +32,9 @@ def read_report(settings: Settings, window: str) -> tuple[dict[str, Any], Group]
     store = RedisStore(settings.redis.url.get_secret_value(), retentions(windows), namespace=settings.redis.namespace)
     try:
         now = time.time()
-        snapshot = store.snapshot(now, windows)
-        series = series_view(store.series(now, drawn), drawn)
+        counts = PublishedCounts(store, disclosure_of(settings))
+        snapshot = counts.snapshot(now, windows)
+        series = series_view(counts.series(now, drawn), drawn)
     finally:
         store.close()
     document = windows_view(snapshot, windows, now)

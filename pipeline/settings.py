@@ -18,7 +18,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, Va
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from pipeline.attributes import ATTRIBUTES, Attribute
+from pipeline.attributes import ATTRIBUTES, Attribute, in_order
 from pipeline.bus import CAMERAS, DEAD_LETTERS, FACE_CROPS, PREDICTIONS, TopicSpec
 from pipeline.errors import ConfigError
 from pipeline.manifest import DEFAULT_MODEL
@@ -188,6 +188,13 @@ class AggregatorSettings(_Section):
         0.15, ge=0, le=64, description="sum of crop qualities below which an ended track is counted as unknown"
     )
     idle_s: float = Field(60, ge=5, le=3600, description="a track is closed when nothing was heard of it for this long")
+    smallest_group: int = Field(
+        1,
+        ge=1,
+        le=1000,
+        description="a camera's window, bucket or total with fewer visitors is published as a number, its breakdown as"
+        " `suppressed`; 1 suppresses nothing, 5 or more is recommended wherever others than the operator look",
+    )
     remember_s: float = Field(
         3600, ge=60, le=86400, description="how long a closed track is remembered, to tell repeats"
     )
@@ -211,9 +218,10 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, env_nested_delimiter="__", extra="forbid", frozen=True)
 
-    attributes: tuple[Attribute, ...] = Field(
+    attributes: Annotated[tuple[Attribute, ...], AfterValidator(in_order)] = Field(
         ATTRIBUTES,
-        description="what is computed, published and kept; leave ethnicity out where the law or the purpose says so",
+        description="what is computed, published and kept, the same for every service; leave ethnicity out where the law or the"
+        " purpose says so. A camera may have fewer (cameras.yaml). None: visitors are counted, no face leaves ingest",
     )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="least severity that is logged")
     drain_s: float = Field(
