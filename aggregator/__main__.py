@@ -9,9 +9,8 @@ from aggregator.api import mount_api
 from aggregator.disclosure import PublishedCounts
 from aggregator.exporter import VisitorsCollector
 from aggregator.health import PipelineHealth
-from aggregator.redis_store import RedisStore
+from aggregator.redis_store import open_store
 from aggregator.service import AggregatorService, disclosure_of, windows_of
-from aggregator.windows import retentions
 from pipeline.distributed import Startup, open_bus
 from pipeline.errors import TransportError
 from pipeline.retention import RetentionWatch
@@ -25,7 +24,7 @@ def serve(settings: Settings) -> None:
     """Run until a signal. Raises ConfigError."""
     telemetry = Telemetry(("aggregator",))
     windows = windows_of(settings)
-    store = RedisStore(settings.redis.url.get_secret_value(), retentions(windows), namespace=settings.redis.namespace)
+    store = open_store(settings, windows)
     with ExitStack() as stack:
         stack.callback(store.close)
         startup = Startup("aggregator", settings, telemetry, port=PORT)

@@ -18,11 +18,10 @@ from aggregator.api import mount_api
 from aggregator.disclosure import PublishedCounts
 from aggregator.exporter import VisitorsCollector
 from aggregator.health import PipelineHealth
-from aggregator.redis_store import RedisStore
+from aggregator.redis_store import open_store
 from aggregator.service import GROUP as AGGREGATOR_GROUP
 from aggregator.service import AggregatorService, disclosure_of, windows_of
 from aggregator.store import Snapshot
-from aggregator.windows import retentions
 from inference.service import GROUP as INFERENCE_GROUP
 from inference.service import InferenceService
 from inference.tensorflow_predictor import TensorFlowPredictor
@@ -89,7 +88,7 @@ class LocalRun:
         settings = self._settings
         self._progress("starting the embedded store")
         valkey = self._stack.enter_context(EmbeddedValkey())
-        self.store = RedisStore(valkey.url, retentions(self.windows), namespace=settings.redis.namespace)
+        self.store = open_store(settings, self.windows, url=valkey.url)
         self._stack.callback(self.store.close)
         self.counts = PublishedCounts(self.store, disclosure_of(settings))
         self.telemetry.collect_with(VisitorsCollector(self.counts, self.windows, self.telemetry))

@@ -25,6 +25,7 @@ from pipeline.manifest import DEFAULT_MODEL
 from pipeline.redaction import redact
 
 PREFIX: Final = "DEMOGRAPHICS_"
+LONGEST_WINDOW_S: Final = 31 * 86400
 _UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
@@ -40,6 +41,8 @@ def _windows(names: tuple[str, ...]) -> tuple[str, ...]:
     seconds = [parse_window(name) for name in names]
     if not names or sorted(set(seconds)) != seconds:
         raise ValueError("name at least one window, shortest first, each once")
+    if seconds[-1] > LONGEST_WINDOW_S:
+        raise ValueError("no window may be longer than 31d: buckets are kept for as long as the longest")
     return names
 
 
@@ -120,6 +123,20 @@ class RedisSettings(_Section):
     namespace: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,40}$")] = Field(
         "demographics", description="first part of every key"
     )
+    # A record can come again for as long as Kafka keeps predictions, a week at most: until then tracks are needed to tell it.
+    tracks_retention_s: float = Field(
+        8 * 86400,
+        ge=8 * 86400,
+        le=30 * 86400,
+        description="after this time without a record, what is held of a partition's tracks and cameras is deleted;"
+        " 30 days at most",
+    )
+    totals_retention_s: float = Field(
+        400 * 86400,
+        ge=31 * 86400,
+        le=1100 * 86400,
+        description="after this time without a record, a partition's totals are deleted; three years at most",
+    )
 
 
 class IngestSettings(_Section):
@@ -181,7 +198,7 @@ class AggregatorSettings(_Section):
     """From predictions to counts."""
 
     windows: Annotated[tuple[str, ...], AfterValidator(_windows)] = Field(
-        ("1m", "5m", "15m", "1h", "24h"), description="rolling windows, shortest first"
+        ("1m", "5m", "15m", "1h", "24h"), description="rolling windows, shortest first; 31d at most"
     )
     enough_crops: int = Field(2, ge=1, le=64, description="a visitor is counted once this many crops are predicted")
     least_evidence: float = Field(
