@@ -138,6 +138,7 @@ class CameraLoop:
         telemetry: Telemetry,
         until_end: bool = False,
         attributes: Collection[Attribute] = ATTRIBUTES,
+        seal: Callable[[FaceCrop], FaceCrop] = lambda crop: crop,
         on_look: Callable[[float, Look], None] | None = None,
     ) -> None:
         """Set up; nothing is opened yet. *until_end* stops where the stream ends, which a file does by itself.
@@ -160,6 +161,7 @@ class CameraLoop:
             on_drop=lambda: telemetry.add(metrics.DROPS, reason="bus", **self._labels),
         )
         self._attributes = in_order(set(attributes).intersection(camera.attributes))
+        self._seal = seal
         self._on_look = on_look
         self._view: View | None = None
         self._left_behind: list[threading.Thread] = []
@@ -388,7 +390,7 @@ class CameraLoop:
 
     def _take(self, result: Look) -> None:
         for message in result.messages:
-            self._outbox.post(FACE_CROPS, message)
+            self._outbox.post(FACE_CROPS, self._seal(message) if isinstance(message, FaceCrop) else message)
             if isinstance(message, FaceCrop):
                 self._telemetry.add(metrics.CROPS, **self._labels)
         for side_px in result.face_sizes_px:

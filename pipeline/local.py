@@ -36,6 +36,7 @@ from pipeline.errors import ConfigError, SourceLost, TransportError
 from pipeline.http import HttpServer, make_app
 from pipeline.memory_bus import MemoryBus
 from pipeline.report import RunReport, tally_table
+from pipeline.sealing import CropKeys, parse_keys
 from pipeline.settings import Settings
 from pipeline.telemetry import Telemetry
 
@@ -122,6 +123,7 @@ class LocalRun:
             telemetry=self.telemetry,
             until_end=self._until_end,
             attributes=settings.attributes,
+            seal=CropKeys(parse_keys(settings.kafka.crop_keys.get_secret_value())).seal,
         )
 
     def _spawn(self, name: str, run: Callable[[threading.Event], None]) -> None:

@@ -49,7 +49,8 @@ class FaceCrop(_Tracked, frozen=True, kw_only=True, tag="face_crop"):
     first_seen: Seconds  # of the track
     captured_at: Seconds  # of this frame, anchored once per connection
     quality: Ratio
-    jpeg: bytes
+    jpeg: bytes  # sealed where the next field says so: nonce, ciphertext and tag of AES-GCM
+    sealed_with: Annotated[str, Meta(pattern=r"^[A-Za-z0-9_.-]{1,32}$")] | UnsetType = UNSET  # name of a key
 
 
 class TrackEnded(_Tracked, frozen=True, kw_only=True, omit_defaults=True, tag="track_ended"):

@@ -23,6 +23,7 @@ from pipeline.bus import CAMERAS, DEAD_LETTERS, FACE_CROPS, PREDICTIONS, TopicSp
 from pipeline.errors import ConfigError
 from pipeline.manifest import DEFAULT_MODEL
 from pipeline.redaction import redact
+from pipeline.sealing import parse_keys
 
 PREFIX: Final = "DEMOGRAPHICS_"
 LONGEST_WINDOW_S: Final = 31 * 86400
@@ -51,6 +52,11 @@ def _token(token: SecretStr) -> SecretStr:
     if text and (len(text) < 16 or not text.isascii() or not text.isprintable() or " " in text):
         raise ValueError("is no good token; use 16 or more letters and digits, such as `openssl rand -hex 16` gives")
     return token
+
+
+def _crop_keys(keys: SecretStr) -> SecretStr:
+    parse_keys(keys.get_secret_value())
+    return keys
 
 
 class _Section(BaseModel):
@@ -92,6 +98,11 @@ class KafkaSettings(_Section):
         " time-out gets its partitions back, and nobody else's move; {hostname} stands for the machine's name",
     )
     max_in_flight: int = Field(1000, ge=1, le=100_000, description="records sent and not yet acknowledged, at most")
+    crop_keys: Annotated[SecretStr, AfterValidator(_crop_keys)] = Field(
+        SecretStr(""),
+        description="face crops are encrypted in Kafka with the first of these keys, and any of them opens (ingest and"
+        " inference): NAME:KEY, keys as `openssl rand -base64 32` gives them, several separated by commas; empty: they are not",
+    )
 
     @property
     def static_member(self) -> str | None:
