@@ -21,6 +21,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.resources import files
+from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -49,6 +50,7 @@ from pipeline.errors import ConfigError, TransportError
 from pipeline.messages import CameraStatus
 from pipeline.redaction import redact
 from pipeline.settings import Settings
+from pipeline.tls import certificate_fault
 
 log = structlog.get_logger()
 
@@ -88,6 +90,7 @@ class RedisStore:
         *,
         namespace: str = "demographics",
         timeout_s: float = 5.0,
+        ca_file: Path | None = None,
         keep: Keep | None = None,
         attributes: Collection[Attribute] = ATTRIBUTES,
     ) -> None:
@@ -103,6 +106,7 @@ class RedisStore:
         self._listed: set[int] = set()
         self._address = redact(url)
         self._url = url
+        self._ca_file = ca_file
         self._timeout_s = timeout_s
         self._connected: _Client | None = None
         self._connecting = threading.Lock()
@@ -114,7 +118,7 @@ class RedisStore:
         with self._connecting:
             if self._connected is None:
                 try:
-                    made = connect(self._url, self._timeout_s)
+                    made = connect(self._url, self._timeout_s, self._ca_file)
                 except ValueError as error:
                     raise ConfigError(
                         f"DEMOGRAPHICS_REDIS__URL: {redact(str(error))}; write redis://HOST:PORT/DB"
@@ -287,10 +291,20 @@ class RedisStore:
             raise TransportError(
                 f"Redis at {self._address} refuses the user name or password; correct DEMOGRAPHICS_REDIS__URL"
             ) from None
+        except redis.exceptions.NoPermissionError as error:
+            raise TransportError(
+                f"Redis at {self._address} does not let this user do that ({redact(str(error))[:200]}); "
+                "give it the rights of deploy/security/redis-users.acl"
+            ) from None
         except (redis.exceptions.RedisError, redis.exceptions.RedisClusterException, OSError) as error:
+            if untrusted := certificate_fault(error):
+                raise TransportError(
+                    f"Redis at {self._address} shows a certificate that is not trusted ({untrusted}); "
+                    "name its authority in DEMOGRAPHICS_REDIS__CA_FILE, and the host as the certificate does"
+                ) from None
             raise TransportError(
                 f"Redis at {self._address} does not answer ({type(error).__name__}: {redact(str(error))[:200]}); "
-                "check that it runs and that DEMOGRAPHICS_REDIS__URL is right"
+                "check that it runs and that DEMOGRAPHICS_REDIS__URL is right, rediss:// where it speaks TLS"
             ) from None
 
 
@@ -301,6 +315,7 @@ def open_store(settings: Settings, windows: Iterable[RollingWindow], *, url: str
         url or own.url.get_secret_value(),
         retentions(windows),
         namespace=own.namespace,
+        ca_file=own.ca_file,
         keep=Keep(int(own.tracks_retention_s), int(own.totals_retention_s)),
         attributes=settings.attributes,
     )

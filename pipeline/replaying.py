@@ -60,7 +60,10 @@ def run_replay(settings: Settings, start: str, namespace: str | None, *, verify:
     url = settings.redis.url.get_secret_value()
     with ExitStack() as stack:
         gone_after = Keep(int(settings.redis.tracks_retention_s), int(settings.redis.totals_retention_s))
-        live, fresh = (RedisStore(url, kept, namespace=each, keep=gone_after) for each in (live_name, name))
+        live, fresh = (
+            RedisStore(url, kept, namespace=each, keep=gone_after, ca_file=settings.redis.ca_file)
+            for each in (live_name, name)
+        )
         stack.callback(live.close)
         stack.callback(fresh.close)
         bus = open_bus(settings.kafka, "demographics-replay")

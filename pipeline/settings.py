@@ -134,6 +134,9 @@ class RedisSettings(_Section):
     namespace: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,40}$")] = Field(
         "demographics", description="first part of every key"
     )
+    ca_file: Path | None = Field(
+        None, description="with rediss://: certificate authority of the server, PEM; the system's where empty"
+    )
     # A record can come again for as long as Kafka keeps predictions, a week at most: until then tracks are needed to tell it.
     tracks_retention_s: float = Field(
         8 * 86400,
