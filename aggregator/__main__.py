@@ -6,11 +6,11 @@ from contextlib import ExitStack
 from typing import Final
 
 from aggregator.api import mount_api
+from aggregator.disclosure import PublishedCounts
 from aggregator.exporter import VisitorsCollector
 from aggregator.health import PipelineHealth
-from aggregator.redis_store import RedisStore
-from aggregator.service import AggregatorService, windows_of
-from aggregator.windows import retentions
+from aggregator.redis_store import open_store
+from aggregator.service import AggregatorService, disclosure_of, windows_of
 from pipeline.distributed import Startup, open_bus
 from pipeline.errors import TransportError
 from pipeline.retention import RetentionWatch
@@ -24,13 +24,14 @@ def serve(settings: Settings) -> None:
     """Run until a signal. Raises ConfigError."""
     telemetry = Telemetry(("aggregator",))
     windows = windows_of(settings)
-    store = RedisStore(settings.redis.url.get_secret_value(), retentions(windows), namespace=settings.redis.namespace)
+    store = open_store(settings, windows)
     with ExitStack() as stack:
         stack.callback(store.close)
         startup = Startup("aggregator", settings, telemetry, port=PORT)
         stack.callback(startup.close)
-        telemetry.collect_with(VisitorsCollector(store, windows, telemetry))
-        mount_api(startup.app, store, windows, PipelineHealth(telemetry, startup.problems))
+        counts = PublishedCounts(store, disclosure_of(settings))
+        telemetry.collect_with(VisitorsCollector(counts, windows, telemetry))
+        mount_api(startup.app, counts, windows, PipelineHealth(telemetry, startup.problems))
         startup.serve()
         startup.wait_for("Redis", store.ping)
         bus = open_bus(settings.kafka, "demographics-aggregator", telemetry)

@@ -18,9 +18,10 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse, StreamingResponse
 from fastapi.staticfiles import StaticFiles
 
+from aggregator.disclosure import Counts
 from aggregator.documents import Camera, Pipeline, Series, Windows
 from aggregator.health import PipelineHealth
-from aggregator.store import Place, Store, Tally
+from aggregator.store import Place, Tally
 from aggregator.views import cameras_view, series_view, windows_view
 from aggregator.windows import RollingWindow
 from pipeline.attributes import AGE_BANDS, ETHNICITIES, GENDERS
@@ -34,7 +35,7 @@ _NAME: Final = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"
 
 def mount_api(
     app: FastAPI,
-    store: Store,
+    store: Counts,
     windows: Iterable[RollingWindow],
     health: PipelineHealth,
     *,
@@ -133,7 +134,7 @@ def _is_wanted(place: Place, camera: str | None, site: str | None) -> bool:
     return (camera is None or place.camera_id == camera) and (site is None or place.site == site)
 
 
-def _refuse_unknown(store: Store, now: float, camera: str | None, site: str | None) -> None:
+def _refuse_unknown(store: Counts, now: float, camera: str | None, site: str | None) -> None:
     snapshot = store.snapshot(now, ())
     places = {*snapshot.totals, *(Place(status.site, name) for name, status in snapshot.cameras.items())}
     if not any(_is_wanted(place, camera, site) for place in places):
@@ -148,11 +149,11 @@ def _csv(series: list[tuple[int, dict[Place, Tally]]], window: RollingWindow) ->
     write = csv.writer(text, lineterminator="\r\n").writerow  # RFC 4180
     groups = {"gender": GENDERS, "age_band": AGE_BANDS, "ethnicity": ETHNICITIES}
     named = [f"{group}_{label}" for group, labels in groups.items() for label in labels]
-    write(["start", "seconds", "visitors", "unknown", *named])
+    write(["start", "seconds", "visitors", "unknown", "suppressed", *named])
     for bucket in series_view(series, window)["buckets"]:
         start = datetime.fromtimestamp(bucket["start"], UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         counts = [bucket[group][label] for group, labels in groups.items() for label in labels]
-        write([start, window.bucket_s, bucket["visitors"], bucket["unknown"], *counts])
+        write([start, window.bucket_s, bucket["visitors"], bucket["unknown"], bucket["suppressed"], *counts])
     headers = {"Content-Disposition": f'attachment; filename="visitors-{window.name}.csv"'}
     return Response(text.getvalue(), media_type="text/csv", headers=headers)
 

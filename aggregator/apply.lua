@@ -1,7 +1,8 @@
 -- Apply one step to one partition: the counts and the position they came from move together, or not at all.
 --
 -- KEYS  1 position   2 tracks   3 totals   4 cameras   5 clocks   6.. one hash per bucket
--- ARGV  1 start, 2 end ('offset:revision', or '' for none), then six lists, each led by its length in items:
+-- ARGV  1 start, 2 end ('offset:revision', or '' for none), 3 and 4 the seconds after which tracks, cameras and clocks, and after
+--       which totals and the position are gone, where nothing is applied any more; then six lists, each led by its length in items:
 --       tracks to set (field, value), tracks to forget (field), totals (field, amount), cameras (field, value), clocks (field, value),
 --       and for each bucket key, in the order of KEYS: the second at which it expires, and its (field, amount) pairs.
 -- Returns 1 when applied, 0 where the position is not the start.
@@ -9,7 +10,7 @@ local held = redis.call('GET', KEYS[1]) or ''
 if held ~= ARGV[1] then
   return 0
 end
-local next_arg = 3
+local next_arg = 5
 local function take()
   local value = ARGV[next_arg]
   next_arg = next_arg + 1
@@ -42,5 +43,9 @@ for key = 6, #KEYS do
   end
   redis.call('EXPIREAT', KEYS[key], expires)
 end
-redis.call('SET', KEYS[1], ARGV[2])
+redis.call('SET', KEYS[1], ARGV[2], 'EX', ARGV[4])
+redis.call('EXPIRE', KEYS[3], ARGV[4])
+for _, key in ipairs({KEYS[2], KEYS[4], KEYS[5]}) do
+  redis.call('EXPIRE', key, ARGV[3])
+end
 return 1

@@ -23,6 +23,9 @@ class Tally(_Document):
 
     visitors: int = Field(description="everybody")
     unknown: int = Field(description="of these, those of whom too little was seen")
+    suppressed: int = Field(
+        description="of these, those who are too few to be broken down (DEMOGRAPHICS_AGGREGATOR__SMALLEST_GROUP)"
+    )
     gender: dict[str, int]
     age_band: dict[str, int]
     ethnicity: dict[str, int]

@@ -15,7 +15,8 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.metrics_core import Metric as Family
 from prometheus_client.registry import Collector
 
-from aggregator.store import DWELL_BUCKETS_S, Snapshot, Store
+from aggregator.disclosure import Counts
+from aggregator.store import DWELL_BUCKETS_S, Snapshot
 from aggregator.views import SILENT, cameras_view
 from aggregator.windows import RollingWindow
 from pipeline import telemetry as metrics
@@ -32,7 +33,7 @@ class VisitorsCollector(Collector):
 
     def __init__(
         self,
-        store: Store,
+        store: Counts,
         windows: Iterable[RollingWindow],
         telemetry: Telemetry,
         clock: Callable[[], float] = time.time,

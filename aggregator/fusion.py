@@ -6,14 +6,14 @@ and never on when, how often or in which order they came.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from math import exp, log
 from operator import attrgetter
 from typing import Final, NamedTuple
 
 from msgspec import Struct
 
-from pipeline.attributes import ETHNICITIES, GENDERS, UNKNOWN, age_band
+from pipeline.attributes import ATTRIBUTES, ETHNICITIES, GENDERS, UNKNOWN, Attribute, age_band
 from pipeline.messages import Prediction
 
 _SURE: Final = 0.995  # no single crop outvotes the rest by being absolutely certain
@@ -32,7 +32,10 @@ class Evidence(Struct, frozen=True, array_like=True):
 
 
 class Cell(Struct, frozen=True, array_like=True):
-    """What is counted: a label per attribute, `unknown` for too little evidence, empty where the attribute is off."""
+    """What is counted: a label per attribute, `unknown` for too little evidence, empty where the attribute is off.
+
+    Gender and age band say `unknown` even where they are off: that is what tells who could not be told from who could.
+    """
 
     gender: str
     age_band: str
@@ -49,21 +52,27 @@ class Visitor(NamedTuple):
     @property
     def unknown(self) -> bool:
         """True where there was too little evidence."""
-        return self.cell == UNKNOWN_CELL
+        return self.cell.gender == self.cell.age_band == UNKNOWN
 
 
 UNKNOWN_CELL: Final = Cell(UNKNOWN, UNKNOWN, UNKNOWN)
 
 
-def evidence_of(prediction: Prediction) -> Evidence:
-    """Keep what fusion needs of a prediction."""
+def evidence_of(prediction: Prediction, attributes: Collection[Attribute] = ATTRIBUTES) -> Evidence:
+    """Keep what fusion needs of a prediction, and nothing of what is not among *attributes*."""
     return Evidence(
-        prediction.sequence, prediction.quality, prediction.age, prediction.p_female, prediction.p_ethnicity
+        prediction.sequence,
+        prediction.quality,
+        prediction.age if "age" in attributes else None,
+        prediction.p_female if "gender" in attributes else None,
+        prediction.p_ethnicity if "ethnicity" in attributes else None,
     )
 
 
-def fuse(evidence: Sequence[Evidence], least_evidence: float) -> Visitor:
-    """Fuse what was said of one track.
+def fuse(
+    evidence: Sequence[Evidence], least_evidence: float, attributes: Collection[Attribute] = ATTRIBUTES
+) -> Visitor:
+    """Fuse what was said of one track, of which *attributes* may be said.
 
     Ages are averaged; probabilities are pooled by their logarithms (M. Stone, "The opinion pool", Annals of Mathematical
     Statistics 32, 1961), each crop weighted by its quality. Qualities that sum to less than *least_evidence* say nothing.
@@ -89,7 +98,8 @@ def fuse(evidence: Sequence[Evidence], least_evidence: float) -> Visitor:
             for label, p in enumerate(item.p_ethnicity):
                 pooled[label] += quality * log(p if p > _UNSURE else _UNSURE)  # noqa: FURB136  a call takes longer than the logarithm
     if not ordered or weight < least_evidence or weight <= 0:
-        return Visitor(UNKNOWN_CELL)
+        asked = "ethnicity" in attributes and (not ordered or any(item.p_ethnicity is not None for item in ordered))
+        return Visitor(UNKNOWN_CELL if asked else Cell(UNKNOWN, UNKNOWN, ""))
     age = years / weight if has_age else None
     p_female = 1 / (1 + exp(-odds / weight)) if has_gender else None
     return Visitor(

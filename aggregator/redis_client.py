@@ -10,6 +10,7 @@ User and password are the counting servers'; sentinels that want one get `?senti
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, Final
 from urllib.parse import parse_qs, unquote, urlsplit
 
@@ -24,9 +25,10 @@ REDIS_PORT: Final = 6379
 SCHEMES: Final = ("redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel", "redis+cluster", "rediss+cluster")
 
 
-def connect(url: str, timeout_s: float) -> Any:
+def connect(url: str, timeout_s: float, ca_file: Path | None = None) -> Any:
     """Make a client; nothing is asked of a server yet, except of a cluster, which has to be there to be known.
 
+    With TLS, the server's certificate must be of an authority in *ca_file*, else of one that the system knows.
     Raises ValueError for an address that is none, with what to write; redis' own errors where a cluster does not answer.
     """
     scheme = url.partition("://")[0]
@@ -39,6 +41,8 @@ def connect(url: str, timeout_s: float) -> Any:
         "socket_connect_timeout": timeout_s,
         "retry": Retry(ExponentialBackoff(cap=0.5, base=0.05), 2),
     }
+    if ca_file is not None and scheme.startswith("rediss"):
+        common["ssl_ca_certs"] = str(ca_file)
     kind = scheme.partition("+")[2]
     if not kind:
         return redis.Redis.from_url(url, health_check_interval=30, **common)

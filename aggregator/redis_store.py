@@ -8,16 +8,20 @@ Keys, with one hash tag per partition, so that a call touches one slot of a clus
     NS:{P}:clocks            camera -> MessagePack of CameraClock
     NS:{P}:cameras           camera -> MessagePack of CameraStatus
     NS:{P}:b:SECONDS:START   field -> visitors; expires
-    NS:partitions            set of every P that was ever loaded
+    NS:partitions            set of every P that was ever loaded: numbers, which stay
+
+Buckets expire with the longest window that reads them; the other keys of a partition when nothing was applied to it for as
+long as `Keep` says. The position goes with the totals, at the same moment: without it, they would be counted again from the log.
 """
 
 from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.resources import files
+from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -40,10 +44,13 @@ from aggregator.store import (
     TrackKey,
     TrackState,
 )
-from aggregator.windows import Retention, RollingWindow
+from aggregator.windows import Retention, RollingWindow, retentions
+from pipeline.attributes import ATTRIBUTES, Attribute
 from pipeline.errors import ConfigError, TransportError
 from pipeline.messages import CameraStatus
 from pipeline.redaction import redact
+from pipeline.settings import Settings
+from pipeline.tls import certificate_fault
 
 log = structlog.get_logger()
 
@@ -66,19 +73,40 @@ class _Client(NamedTuple):
         return isinstance(self.redis, RedisCluster)
 
 
+class Keep(NamedTuple):
+    """How many seconds the keys of a partition stay to which nothing is applied any more."""
+
+    tracks_s: int = 8 * 86400  # tracks, clocks, the cameras' last words
+    totals_s: int = 400 * 86400  # totals, and the position that they are of
+
+
 class RedisStore:
     """Counts in a Redis or Valkey server. Safe to use from several threads."""
 
     def __init__(
-        self, url: str, retentions: Iterable[Retention], *, namespace: str = "demographics", timeout_s: float = 5.0
+        self,
+        url: str,
+        retentions: Iterable[Retention],
+        *,
+        namespace: str = "demographics",
+        timeout_s: float = 5.0,
+        ca_file: Path | None = None,
+        keep: Keep | None = None,
+        attributes: Collection[Attribute] = ATTRIBUTES,
     ) -> None:
-        """Set up; nothing is asked of the server yet. Raises ConfigError for an address that is none."""
+        """Set up; nothing is asked of the server yet. Raises ConfigError for an address that is none.
+
+        What was kept of ethnicity is deleted where it is not among *attributes*.
+        """
+        self._gone_after = keep or Keep()
+        self._attributes = frozenset(attributes)
         self._retentions = tuple(retentions)
         self._keep = {retention.bucket_s: retention for retention in self._retentions}
         self._namespace = namespace
         self._listed: set[int] = set()
         self._address = redact(url)
         self._url = url
+        self._ca_file = ca_file
         self._timeout_s = timeout_s
         self._connected: _Client | None = None
         self._connecting = threading.Lock()
@@ -90,7 +118,7 @@ class RedisStore:
         with self._connecting:
             if self._connected is None:
                 try:
-                    made = connect(self._url, self._timeout_s)
+                    made = connect(self._url, self._timeout_s, self._ca_file)
                 except ValueError as error:
                     raise ConfigError(
                         f"DEMOGRAPHICS_REDIS__URL: {redact(str(error))}; write redis://HOST:PORT/DB"
@@ -121,6 +149,8 @@ class RedisStore:
         with self._talking():
             self._redis.sadd(f"{self._namespace}:partitions", partition)
             self._listed.add(partition)
+            if "ethnicity" not in self._attributes:
+                self._forget_ethnicity(self._key(partition, "totals"))
             reading = self._redis.pipeline(transaction=True)
             reading.get(self._key(partition, "position"))
             reading.hgetall(self._key(partition, "tracks"))
@@ -149,7 +179,7 @@ class RedisStore:
         keys += [self._bucket(partition, bucket) for bucket in buckets]
         kept = {_field(key): state for key, state in changes.tracks.items() if state is not None}
         forgotten = [_field(key) for key, state in changes.tracks.items() if state is None]
-        arguments: list[Any] = [_text(start), _text(end), len(kept)]
+        arguments: list[Any] = [_text(start), _text(end), *self._gone_after, len(kept)]
         for field, state in kept.items():
             arguments += (field, _encode(state))
         arguments += (len(forgotten), *forgotten)
@@ -235,6 +265,12 @@ class RedisStore:
         read = {bucket: _nonzero(counts) for bucket, counts in zip(buckets, kept, strict=True)}
         return Dump(_parse(position), _nonzero(totals), {bucket: counts for bucket, counts in read.items() if counts})
 
+    def _forget_ethnicity(self, totals: str) -> None:
+        """Delete what the totals hold of it from before it was switched off; the buckets expire by themselves."""
+        if fields := [field for field, _ in self._redis.hscan_iter(totals, match="e|*", count=1000)]:
+            self._redis.hdel(totals, *fields)
+            log.info("ethnicity_forgotten", totals=totals, fields=len(fields))
+
     def drop(self) -> None:
         """Delete everything in this namespace."""
         with self._talking():
@@ -255,11 +291,34 @@ class RedisStore:
             raise TransportError(
                 f"Redis at {self._address} refuses the user name or password; correct DEMOGRAPHICS_REDIS__URL"
             ) from None
+        except redis.exceptions.NoPermissionError as error:
+            raise TransportError(
+                f"Redis at {self._address} does not let this user do that ({redact(str(error))[:200]}); "
+                "give it the rights of deploy/security/redis-users.acl"
+            ) from None
         except (redis.exceptions.RedisError, redis.exceptions.RedisClusterException, OSError) as error:
+            if untrusted := certificate_fault(error):
+                raise TransportError(
+                    f"Redis at {self._address} shows a certificate that is not trusted ({untrusted}); "
+                    "name its authority in DEMOGRAPHICS_REDIS__CA_FILE, and the host as the certificate does"
+                ) from None
             raise TransportError(
                 f"Redis at {self._address} does not answer ({type(error).__name__}: {redact(str(error))[:200]}); "
-                "check that it runs and that DEMOGRAPHICS_REDIS__URL is right"
+                "check that it runs and that DEMOGRAPHICS_REDIS__URL is right, rediss:// where it speaks TLS"
             ) from None
+
+
+def open_store(settings: Settings, windows: Iterable[RollingWindow], *, url: str | None = None) -> RedisStore:
+    """Make the store of the settings, or the same on another server. Raises ConfigError."""
+    own = settings.redis
+    return RedisStore(
+        url or own.url.get_secret_value(),
+        retentions(windows),
+        namespace=own.namespace,
+        ca_file=own.ca_file,
+        keep=Keep(int(own.tracks_retention_s), int(own.totals_retention_s)),
+        attributes=settings.attributes,
+    )
 
 
 def _layout(windows: tuple[RollingWindow, ...], now: float) -> tuple[list[Bucket], list[int]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Final
 
+from aggregator.disclosure import Disclosure
 from aggregator.handler import CountingHandler
 from aggregator.step import Closed, CountingConfig
 from aggregator.store import Store
@@ -26,11 +27,21 @@ def windows_of(settings: Settings) -> tuple[RollingWindow, ...]:
     return rolling_windows(settings.windows_s)
 
 
+def disclosure_of(settings: Settings) -> Disclosure:
+    """Say what of the counts may be published, as the settings have it."""
+    return Disclosure(settings.aggregator.smallest_group, frozenset(settings.attributes))
+
+
 def counting_of(settings: Settings) -> CountingConfig:
     """Say when a visitor is counted, closed and forgotten, as the settings have it."""
     own = settings.aggregator
     return CountingConfig(
-        own.enough_crops, own.least_evidence, own.idle_s, own.remember_s, max(settings.windows_s.values())
+        own.enough_crops,
+        own.least_evidence,
+        own.idle_s,
+        own.remember_s,
+        max(settings.windows_s.values()),
+        frozenset(settings.attributes),
     )
 
 

@@ -16,11 +16,13 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from msgspec import UNSET
 from msgspec.structs import replace
 
 from aggregator.fields import dwell_bucket
 from aggregator.fusion import Visitor, evidence_of, fuse
 from aggregator.store import CameraClock, Changes, PlaceCell, TrackKey, TrackState
+from pipeline.attributes import ATTRIBUTES, Attribute
 from pipeline.messages import CameraStatus, Message, Prediction, TrackEnded, connection_of
 
 
@@ -33,6 +35,7 @@ class CountingConfig:
     idle_s: float = 60.0
     remember_s: float = 3600.0
     longest_window_s: float = 86400.0
+    attributes: frozenset[Attribute] = frozenset(ATTRIBUTES)  # what is kept; the rest of what the log says is not
 
 
 class Closed(NamedTuple):
@@ -139,7 +142,7 @@ def advance(tracks: Tracks, messages: Iterable[Message], config: CountingConfig)
     for key in step.unsettled:
         state = tracks.get(key)
         assert state is not None, "an open track is not forgotten"
-        _put(step, tracks, _recount(step, state, fuse(state.evidence, config.least_evidence)))
+        _put(step, tracks, _recount(step, state, fuse(state.evidence, config.least_evidence, config.attributes)))
     step.unsettled.clear()
     return step
 
@@ -208,7 +211,7 @@ def _hear(step: Step, tracks: Tracks, state: TrackState | None, prediction: Pred
     if state.closed or any(item.sequence == prediction.sequence for item in state.evidence):
         step.duplicates += 1
         return
-    evidence = (*state.evidence, evidence_of(prediction))
+    evidence = (*state.evidence, evidence_of(prediction, config.attributes))
     state = replace(state, evidence=evidence, last_seen=max(state.last_seen, prediction.captured_at))
     if len(evidence) >= config.enough_crops:
         step.unsettled.add((state.camera_id, state.track_id))
@@ -223,11 +226,11 @@ def _end(step: Step, tracks: Tracks, state: TrackState | None, ended: TrackEnded
     state = replace(state, last_seen=max(state.last_seen, ended.last_seen))
     _add_passage(step, ended)
     if ended.visitor:
-        _close(step, tracks, state, config)
+        _close(step, tracks, state, config, allowed=ATTRIBUTES if ended.attributes is UNSET else ended.attributes)
     else:  # remembered like a visitor, so that a repetition counts no crossing twice
         if (state.camera_id, state.track_id) in step.unsettled:  # as it would be, had a step ended before this message
             step.unsettled.discard((state.camera_id, state.track_id))
-            state = _recount(step, state, fuse(state.evidence, config.least_evidence))
+            state = _recount(step, state, fuse(state.evidence, config.least_evidence, config.attributes))
         _put(step, tracks, replace(state, evidence=(), closed=True))
 
 
@@ -242,9 +245,16 @@ def _add_passage(step: Step, ended: TrackEnded) -> None:
         step.changes.passages[("t", *place, "ms")] += round(1000 * ended.dwell_s)
 
 
-def _close(step: Step, tracks: Tracks, state: TrackState, config: CountingConfig) -> None:
+def _close(
+    step: Step,
+    tracks: Tracks,
+    state: TrackState,
+    config: CountingConfig,
+    *,
+    allowed: Collection[Attribute] = ATTRIBUTES,
+) -> None:
     step.unsettled.discard((state.camera_id, state.track_id))
-    visitor = fuse(state.evidence, config.least_evidence)
+    visitor = fuse(state.evidence, config.least_evidence, config.attributes.intersection(allowed))
     state = _recount(step, state, visitor)
     step.changes.totals[PlaceCell(state.site, state.camera_id, visitor.cell)] += 1
     step.closed.append(Closed(state, visitor))

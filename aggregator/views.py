@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from aggregator.store import Place, Snapshot, Tally
 from aggregator.windows import RollingWindow
-from pipeline.attributes import AGE_BANDS, ETHNICITIES, GENDERS, UNKNOWN
+from pipeline.attributes import AGE_BANDS, ETHNICITIES, GENDERS, SUPPRESSED, UNKNOWN
 from pipeline.messages import CameraStatus
 
 SILENT: Final = "silent"  # a camera's state where nobody speaks of it any more
@@ -24,11 +24,12 @@ def merged(tallies: Iterable[Tally]) -> Tally:
 
 
 def tally_view(tally: Tally) -> dict[str, Any]:
-    """Show one tally: every label is there, zero or not; those of unknown visitors are counted apart."""
+    """Show one tally: every label is there, zero or not; unknown and suppressed visitors are counted apart."""
     people = tally.people
     return {
         "visitors": people.total(),
         "unknown": people[(UNKNOWN, UNKNOWN)],
+        "suppressed": people[(SUPPRESSED, SUPPRESSED)],
         "gender": {g: sum(n for (gender, _), n in people.items() if gender == g) for g in GENDERS},
         "age_band": {b: sum(n for (_, band), n in people.items() if band == b) for b in AGE_BANDS},
         "ethnicity": {e: tally.ethnicity[e] for e in ETHNICITIES},

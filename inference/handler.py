@@ -35,6 +35,7 @@ class InferenceHandler:
         *,
         attributes: Collection[Attribute],
         decode_crop: Callable[[bytes, int], NDArray[np.uint8]],
+        unseal: Callable[[FaceCrop], FaceCrop] = lambda crop: crop,
         dead_letter: Callable[[Record, InvalidMessage], None],
         decoders: int = 2,
     ) -> None:
@@ -44,6 +45,7 @@ class InferenceHandler:
         self._telemetry = telemetry
         self._attributes = frozenset(attributes)
         self._decode_crop = decode_crop
+        self._unseal = unseal
         self._dead_letter = dead_letter
         self._pool = ThreadPoolExecutor(decoders, thread_name_prefix="jpeg")
 
@@ -102,7 +104,8 @@ class InferenceHandler:
         try:
             message = decode(record.value, record.headers)
             if isinstance(message, FaceCrop):
-                return Face(message, self._decode_crop(message.jpeg, self._manifest.crop.size_px))
+                crop = self._unseal(message)
+                return Face(crop, self._decode_crop(crop.jpeg, self._manifest.crop.size_px))
             if isinstance(message, TrackEnded):
                 return message
             return InvalidMessage("malformed", f"a {type(message).__name__} is not for this topic")

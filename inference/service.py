@@ -9,6 +9,7 @@ from inference.pixels import decode_crop
 from inference.predictor import Predictor
 from pipeline.bus import FACE_CROPS, Bus
 from pipeline.manifest import Manifest
+from pipeline.sealing import CropKeys, parse_keys
 from pipeline.settings import Settings
 from pipeline.telemetry import Telemetry
 from pipeline.worker import DeadLetters, Worker
@@ -38,6 +39,7 @@ class InferenceService:
             telemetry,
             attributes=settings.attributes,
             decode_crop=decode_crop,
+            unseal=CropKeys(parse_keys(settings.kafka.crop_keys.get_secret_value())).open,
             dead_letter=DeadLetters(self._producer, "inference", telemetry),
             decoders=settings.inference.decoders,
         )

@@ -6,11 +6,12 @@ from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 import numpy as np
+from msgspec import UNSET
 from numpy.typing import NDArray
 
 from inference.heads import Heads, read_heads
 from inference.predictor import Predictor
-from pipeline.attributes import Attribute
+from pipeline.attributes import ATTRIBUTES, Attribute
 from pipeline.manifest import Manifest
 from pipeline.messages import FaceCrop, Prediction, TrackEnded
 
@@ -27,16 +28,21 @@ def predict(
 ) -> list[Prediction | TrackEnded]:
     """Label every face with one pass of the network; what is no face passes through, in order.
 
-    A head that is not among *attributes* is left out of the prediction.
+    What is not among *attributes*, or not among those that the crop's camera allows, is neither worked out nor said.
     """
     faces = [item for item in items if isinstance(item, Face)]
     if not faces:
         return [item for item in items if isinstance(item, TrackEnded)]
-    heads = read_heads(predictor.predict(np.stack([face.pixels for face in faces])), manifest)
+    wanted = [_allowed(face.crop, attributes) for face in faces]
+    heads = read_heads(predictor.predict(np.stack([face.pixels for face in faces])), manifest, wanted)
     predictions = iter(
-        _prediction(face.crop, heads, row, manifest.digest, attributes) for row, face in enumerate(faces)
+        _prediction(face.crop, heads, row, manifest.digest, wanted[row]) for row, face in enumerate(faces)
     )
     return [next(predictions) if isinstance(item, Face) else item for item in items]
+
+
+def _allowed(crop: FaceCrop, attributes: Collection[Attribute]) -> frozenset[Attribute]:
+    return frozenset(attributes).intersection(ATTRIBUTES if crop.attributes is UNSET else crop.attributes)
 
 
 def _prediction(crop: FaceCrop, heads: Heads, row: int, model: str, attributes: Collection[Attribute]) -> Prediction:

@@ -19,6 +19,7 @@ from pipeline.cameras import Camera, check_files
 from pipeline.distributed import Startup, open_bus
 from pipeline.errors import TransportError
 from pipeline.manifest import load_manifest
+from pipeline.sealing import CropKeys, parse_keys
 from pipeline.settings import Settings
 from pipeline.telemetry import Telemetry
 
@@ -54,6 +55,8 @@ def serve(settings: Settings, file: CameraFile | None) -> None:
             bus=bus,
             telemetry=telemetry,
             max_in_flight=settings.kafka.max_in_flight,
+            attributes=settings.attributes,
+            seal=CropKeys(parse_keys(settings.kafka.crop_keys.get_secret_value())).seal,
         )
         stack.callback(fleet.close)
         fleet.start()

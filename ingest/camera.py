@@ -10,7 +10,7 @@ import random
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Final
@@ -31,6 +31,7 @@ from ingest.source import Frame, NewestWins, Patience, Source
 from ingest.step import Identity, Look, View, ViewConfig, blind, close_view, look, open_view
 from ingest.tracker import TrackerConfig
 from pipeline import telemetry as metrics
+from pipeline.attributes import ATTRIBUTES, Attribute, in_order
 from pipeline.bus import FACE_CROPS, PREDICTIONS
 from pipeline.cameras import Camera
 from pipeline.errors import (
@@ -136,10 +137,13 @@ class CameraLoop:
         producer: SharedProducer,
         telemetry: Telemetry,
         until_end: bool = False,
+        attributes: Collection[Attribute] = ATTRIBUTES,
+        seal: Callable[[FaceCrop], FaceCrop] = lambda crop: crop,
         on_look: Callable[[float, Look], None] | None = None,
     ) -> None:
         """Set up; nothing is opened yet. *until_end* stops where the stream ends, which a file does by itself.
 
+        *attributes* are the deployment's; the camera may have fewer, never more.
         *on_look* is told what came of every look, and when its picture was taken: for who measures.
         """
         self.camera = camera
@@ -156,6 +160,8 @@ class CameraLoop:
             patient=not camera.live,
             on_drop=lambda: telemetry.add(metrics.DROPS, reason="bus", **self._labels),
         )
+        self._attributes = in_order(set(attributes).intersection(camera.attributes))
+        self._seal = seal
         self._on_look = on_look
         self._view: View | None = None
         self._left_behind: list[threading.Thread] = []
@@ -298,7 +304,7 @@ class CameraLoop:
         if view is None:
             # Two within one second still differ, and a restarted worker's come after.
             self._connection = max(self._connection + 1, int(time.time()))
-            identity = Identity(self.camera.id, self.camera.site, self._connection)
+            identity = Identity(self.camera.id, self.camera.site, self._connection, self._attributes)
             view = self._view = open_view(identity, self._cutter, view_config(self.camera, settings))
         return view
 
@@ -384,7 +390,7 @@ class CameraLoop:
 
     def _take(self, result: Look) -> None:
         for message in result.messages:
-            self._outbox.post(FACE_CROPS, message)
+            self._outbox.post(FACE_CROPS, self._seal(message) if isinstance(message, FaceCrop) else message)
             if isinstance(message, FaceCrop):
                 self._telemetry.add(metrics.CROPS, **self._labels)
         for side_px in result.face_sizes_px:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -15,9 +15,11 @@ from ingest.av_source import AvSource
 from ingest.camera import CameraLoop
 from ingest.outbox import SharedProducer
 from ingest.yunet_detector import YunetDetector
+from pipeline.attributes import ATTRIBUTES, Attribute
 from pipeline.bus import Bus
 from pipeline.cameras import Camera
 from pipeline.manifest import CropRecipe
+from pipeline.messages import FaceCrop
 from pipeline.settings import IngestSettings
 from pipeline.telemetry import Telemetry
 
@@ -50,6 +52,8 @@ class Fleet:
         telemetry: Telemetry,
         max_in_flight: int = 1000,
         until_end: bool = False,
+        attributes: Collection[Attribute] = ATTRIBUTES,
+        seal: Callable[[FaceCrop], FaceCrop] = lambda crop: crop,
     ) -> None:
         """Set up; nothing is opened yet. Raises ConfigError where the detector's model does not load."""
         YunetDetector(settings.detector_model)  # a model that does not load is found out here, not in a camera's thread
@@ -58,6 +62,8 @@ class Fleet:
         self._recipe = recipe
         self._telemetry = telemetry
         self._until_end = until_end
+        self._attributes = attributes
+        self._seal = seal
         self._producer = SharedProducer(bus.producer(max_in_flight=max_in_flight, send_timeout_s=SEND_TIMEOUT_S))
         self._lock = threading.Lock()
         self._started = False
@@ -88,6 +94,8 @@ class Fleet:
             producer=self._producer,
             telemetry=self._telemetry,
             until_end=self._until_end,
+            attributes=self._attributes,
+            seal=self._seal,
         )
 
     def start(self) -> None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Final, NamedTuple, Protocol
 
 import numpy as np
+from msgspec import UNSET, UnsetType
 from numpy.typing import NDArray
 
 from ingest.detector import FaceBox, Image
@@ -18,6 +19,7 @@ from ingest.quality import QUALITY_FAULTS, QualityBar, assess
 from ingest.rules import Progress, Rule
 from ingest.selection import Candidate, Selection, SelectionConfig
 from ingest.tracker import Track, Tracker, TrackerConfig, TrackUpdate
+from pipeline.attributes import ATTRIBUTES, Attribute
 from pipeline.messages import FaceCrop, TrackEnded
 
 
@@ -37,6 +39,14 @@ class Identity(NamedTuple):
     camera_id: str
     site: str
     connection: int  # unique for the camera; grows from one connection to the next
+    attributes: tuple[Attribute, ...] = (
+        ATTRIBUTES  # what may be said of its visitors; none: they are counted, no face is cut
+    )
+
+    @property
+    def said(self) -> tuple[Attribute, ...] | UnsetType:
+        """What a message says of it: nothing where it is everything."""
+        return UNSET if self.attributes == ATTRIBUTES else self.attributes
 
     def track_id(self, number: int) -> int:
         """Give an id that is unique for camera and connection."""
@@ -116,7 +126,8 @@ def look(view: View, image: Image, faces: Sequence[FaceBox], at: float) -> Look:
     for track in update.seen:
         passage = view.passages.setdefault(track.number, _Passage(Selection(view.config.selection)))
         passage.progress.see(rule, track.face, at, size)
-        _offer(view, passage.selection, track, image, at, result)
+        if view.identity.attributes:
+            _offer(view, passage.selection, track, image, at, result)
         passage.counts = passage.counts or (track.confirmed and rule.counts(passage.progress))
         if passage.counts and (candidate := passage.selection.due(at)) is not None:
             _send(view, track, passage.selection, candidate, result)
@@ -160,6 +171,7 @@ def _send(view: View, track: Track, selection: Selection, candidate: Candidate, 
             camera_id=identity.camera_id,
             site=identity.site,
             track_id=identity.track_id(track.number),
+            attributes=identity.said,
             sequence=selection.sent - 1,
             first_seen=track.first_seen,
             captured_at=candidate.captured_at,
@@ -186,6 +198,7 @@ def _end(view: View, update: TrackUpdate, result: Look) -> None:
                     camera_id=identity.camera_id,
                     site=identity.site,
                     track_id=identity.track_id(track.number),
+                    attributes=identity.said,
                     first_seen=track.first_seen,
                     last_seen=track.last_seen,
                     crops=passage.selection.sent,

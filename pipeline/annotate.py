@@ -108,7 +108,8 @@ class _Labeller:
         crops = [align(image, face.landmarks, self._predictor.manifest.crop)[..., ::-1] for face in faces]
         side = self._predictor.manifest.crop.size_px
         batch = np.stack(crops) if crops else np.zeros((0, side, side, 3), np.uint8)
-        return read_heads(self._predictor.predict(np.ascontiguousarray(batch)), self._predictor.manifest)
+        logits = self._predictor.predict(np.ascontiguousarray(batch))
+        return read_heads(logits, self._predictor.manifest, [self._attributes] * len(batch))
 
     def evidence(self, heads: Heads, row: int, sequence: int, weight: float) -> Evidence:
         return Evidence(

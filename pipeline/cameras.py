@@ -11,6 +11,7 @@ cameras:
     decode: keyframes       # optional; 'all'. The low-power mode: only key frames are decoded
     hwaccel: cuda           # optional; the setting's
     options: {buffer_size: "1048576"}   # optional; handed to FFmpeg
+    attributes: [age, gender]           # optional; what is said of this camera's visitors; the deployment's, which is the most
     # who counts as a visitor, in relative coordinates: [0, 0] is the picture's top left, [1, 1] its bottom right
     zone: [[0.1, 0.3], [0.9, 0.3], [0.9, 1], [0.1, 1]]                            # optional; who is in there
     line: {from: [0, 0.6], to: [1, 0.6], inside: [0.5, 1], counts: in}            # optional; who crosses it: in, out, both
@@ -40,6 +41,7 @@ from pydantic import (
     model_validator,
 )
 
+from pipeline.attributes import ATTRIBUTES, Attribute, in_order
 from pipeline.errors import ConfigError
 from pipeline.redaction import redact, redact_parameters
 from pipeline.settings import describe_problem, known_names
@@ -106,6 +108,7 @@ class Camera(BaseModel):
     decode: Literal["all", "keyframes"] = "all"
     hwaccel: str | None = None
     options: dict[str, str] = {}
+    attributes: Annotated[tuple[Attribute, ...], AfterValidator(in_order)] = ATTRIBUTES
     zone: Polygon | None = None
     line: Line | None = None
     min_dwell_s: Annotated[float, Field(ge=0, le=3600)] = 0.0

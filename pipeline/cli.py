@@ -330,7 +330,7 @@ def replay(
         raise typer.Exit(1)
 
 
-ReasonOption = Annotated[str | None, typer.Option(help="Only these: schema, malformed, image or future.")]
+ReasonOption = Annotated[str | None, typer.Option(help="Only these: schema, malformed, image, future or key.")]
 TopicOption = Annotated[str | None, typer.Option(help="Only those of this topic: face-crops or predictions.")]
 SinceOption = Annotated[str | None, typer.Option(help="Only those of the last while, such as 15m, 2h or 7d.")]
 

@@ -15,13 +15,13 @@ from typing import Any, Final, Self
 import structlog
 
 from aggregator.api import mount_api
+from aggregator.disclosure import PublishedCounts
 from aggregator.exporter import VisitorsCollector
 from aggregator.health import PipelineHealth
-from aggregator.redis_store import RedisStore
+from aggregator.redis_store import open_store
 from aggregator.service import GROUP as AGGREGATOR_GROUP
-from aggregator.service import AggregatorService, windows_of
+from aggregator.service import AggregatorService, disclosure_of, windows_of
 from aggregator.store import Snapshot
-from aggregator.windows import retentions
 from inference.service import GROUP as INFERENCE_GROUP
 from inference.service import InferenceService
 from inference.tensorflow_predictor import TensorFlowPredictor
@@ -36,6 +36,7 @@ from pipeline.errors import ConfigError, SourceLost, TransportError
 from pipeline.http import HttpServer, make_app
 from pipeline.memory_bus import MemoryBus
 from pipeline.report import RunReport, tally_table
+from pipeline.sealing import CropKeys, parse_keys
 from pipeline.settings import Settings
 from pipeline.telemetry import Telemetry
 
@@ -89,13 +90,14 @@ class LocalRun:
         self._progress("starting the embedded store")
         valkey = self._stack.enter_context(EmbeddedValkey())
         self.valkey_url = valkey.url
-        self.store = RedisStore(valkey.url, retentions(self.windows), namespace=settings.redis.namespace)
+        self.store = open_store(settings, self.windows, url=valkey.url)
         self._stack.callback(self.store.close)
-        self.telemetry.collect_with(VisitorsCollector(self.store, self.windows, self.telemetry))
+        self.counts = PublishedCounts(self.store, disclosure_of(settings))
+        self.telemetry.collect_with(VisitorsCollector(self.counts, self.windows, self.telemetry))
 
         app = make_app("demographics", self.telemetry.registry, self.problems, token=settings.http.token)
         health = PipelineHealth(self.telemetry, lambda: list(self._failures))
-        mount_api(app, self.store, self.windows, health)
+        mount_api(app, self.counts, self.windows, health)
         port = self._port if self._port is not None else settings.http.port
         self.http = HttpServer(app, host=settings.http.host, port=DEFAULT_PORT if port is None else port)
         self._stack.callback(self.http.close)
@@ -121,6 +123,8 @@ class LocalRun:
             bus=self.bus,
             telemetry=self.telemetry,
             until_end=self._until_end,
+            attributes=settings.attributes,
+            seal=CropKeys(parse_keys(settings.kafka.crop_keys.get_secret_value())).seal,
         )
 
     def _spawn(self, name: str, run: Callable[[threading.Event], None]) -> None:
@@ -153,8 +157,8 @@ class LocalRun:
         return over
 
     def snapshot(self) -> Snapshot:
-        """Read every count as it is now. Raises TransportError."""
-        return self.store.snapshot(time.time(), self.windows)
+        """Read every count as it is now, as far as it may be published. Raises TransportError."""
+        return self.counts.snapshot(time.time(), self.windows)
 
     def finish(self) -> dict[str, Any]:
         """Close the cameras, let everything that they said be counted, and give the report."""

@@ -11,8 +11,9 @@ from collections.abc import Callable
 from typing import Annotated, Final
 
 import msgspec
-from msgspec import Meta, Struct
+from msgspec import UNSET, Meta, Struct, UnsetType
 
+from pipeline.attributes import Attribute
 from pipeline.errors import InvalidMessage
 
 SCHEMA_VERSION: Final = b"1"
@@ -33,6 +34,7 @@ class _Tracked(Struct, frozen=True, kw_only=True):
     camera_id: Name
     track_id: Count  # unique for camera and connection: (connection's start << 20) + n
     site: Name = "default"
+    attributes: tuple[Attribute, ...] | UnsetType = UNSET  # what may be said of this visitor; unset: all of them
 
 
 def connection_of(track_id: int) -> int:
@@ -47,7 +49,8 @@ class FaceCrop(_Tracked, frozen=True, kw_only=True, tag="face_crop"):
     first_seen: Seconds  # of the track
     captured_at: Seconds  # of this frame, anchored once per connection
     quality: Ratio
-    jpeg: bytes
+    jpeg: bytes  # sealed where the next field says so: nonce, ciphertext and tag of AES-GCM
+    sealed_with: Annotated[str, Meta(pattern=r"^[A-Za-z0-9_.-]{1,32}$")] | UnsetType = UNSET  # name of a key
 
 
 class TrackEnded(_Tracked, frozen=True, kw_only=True, omit_defaults=True, tag="track_ended"):

@@ -7,10 +7,10 @@ from typing import Any, Final
 
 from rich.console import Group, RenderableType
 
-from aggregator.redis_store import RedisStore
-from aggregator.service import windows_of
+from aggregator.disclosure import PublishedCounts
+from aggregator.redis_store import open_store
+from aggregator.service import disclosure_of, windows_of
 from aggregator.views import cameras_view, series_view, windows_view
-from aggregator.windows import retentions
 from pipeline.errors import ConfigError
 from pipeline.report import cameras_table, tally_table, trend_line
 from pipeline.settings import Settings, known_names
@@ -28,11 +28,12 @@ def read_report(settings: Settings, window: str) -> tuple[dict[str, Any], Group]
     if window not in {*names, ALL}:
         raise ConfigError(f"--window {window}: no such window; {known_names([*names, ALL], window)}")
     drawn = next((kept for kept in windows if kept.name == window), windows[-1])
-    store = RedisStore(settings.redis.url.get_secret_value(), retentions(windows), namespace=settings.redis.namespace)
+    store = open_store(settings, windows)
     try:
         now = time.time()
-        snapshot = store.snapshot(now, windows)
-        series = series_view(store.series(now, drawn), drawn)
+        counts = PublishedCounts(store, disclosure_of(settings))
+        snapshot = counts.snapshot(now, windows)
+        series = series_view(counts.series(now, drawn), drawn)
     finally:
         store.close()
     document = windows_view(snapshot, windows, now)

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from aggregator.handler import CountingHandler
-from aggregator.redis_store import RedisStore
+from aggregator.redis_store import Keep, RedisStore
 from aggregator.replay import Outcome, replay_and_compare
 from aggregator.service import counting_of, windows_of
 from aggregator.windows import retentions
@@ -59,7 +59,11 @@ def run_replay(settings: Settings, start: str, namespace: str | None, *, verify:
     kept = retentions(windows_of(settings))
     url = settings.redis.url.get_secret_value()
     with ExitStack() as stack:
-        live, fresh = (RedisStore(url, kept, namespace=each) for each in (live_name, name))
+        gone_after = Keep(int(settings.redis.tracks_retention_s), int(settings.redis.totals_retention_s))
+        live, fresh = (
+            RedisStore(url, kept, namespace=each, keep=gone_after, ca_file=settings.redis.ca_file)
+            for each in (live_name, name)
+        )
         stack.callback(live.close)
         stack.callback(fresh.close)
         bus = open_bus(settings.kafka, "demographics-replay")

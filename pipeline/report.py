@@ -89,6 +89,8 @@ def tally_table(title: str, columns: dict[str, dict[str, Any]], *, shares: bool 
     tallies = list(columns.values())
     row("visitors", [tally["visitors"] for tally in tallies], 0, style="bold")
     row("unknown", [tally["unknown"] for tally in tallies], tallies[0]["visitors"])
+    if any(tally.get("suppressed") for tally in tallies):
+        row("suppressed", [tally["suppressed"] for tally in tallies], tallies[0]["visitors"])
     for attribute in ("gender", "age_band", "ethnicity"):
         table.add_section()
         labels: dict[str, None] = {label: None for tally in tallies for label in tally[attribute]}

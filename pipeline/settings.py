@@ -18,13 +18,15 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, Va
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from pipeline.attributes import ATTRIBUTES, Attribute
+from pipeline.attributes import ATTRIBUTES, Attribute, in_order
 from pipeline.bus import CAMERAS, DEAD_LETTERS, FACE_CROPS, PREDICTIONS, TopicSpec
 from pipeline.errors import ConfigError
 from pipeline.manifest import DEFAULT_MODEL
 from pipeline.redaction import redact
+from pipeline.sealing import parse_keys
 
 PREFIX: Final = "DEMOGRAPHICS_"
+LONGEST_WINDOW_S: Final = 31 * 86400
 _UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
@@ -40,6 +42,8 @@ def _windows(names: tuple[str, ...]) -> tuple[str, ...]:
     seconds = [parse_window(name) for name in names]
     if not names or sorted(set(seconds)) != seconds:
         raise ValueError("name at least one window, shortest first, each once")
+    if seconds[-1] > LONGEST_WINDOW_S:
+        raise ValueError("no window may be longer than 31d: buckets are kept for as long as the longest")
     return names
 
 
@@ -48,6 +52,11 @@ def _token(token: SecretStr) -> SecretStr:
     if text and (len(text) < 16 or not text.isascii() or not text.isprintable() or " " in text):
         raise ValueError("is no good token; use 16 or more letters and digits, such as `openssl rand -hex 16` gives")
     return token
+
+
+def _crop_keys(keys: SecretStr) -> SecretStr:
+    parse_keys(keys.get_secret_value())
+    return keys
 
 
 class _Section(BaseModel):
@@ -89,6 +98,11 @@ class KafkaSettings(_Section):
         " time-out gets its partitions back, and nobody else's move; {hostname} stands for the machine's name",
     )
     max_in_flight: int = Field(1000, ge=1, le=100_000, description="records sent and not yet acknowledged, at most")
+    crop_keys: Annotated[SecretStr, AfterValidator(_crop_keys)] = Field(
+        SecretStr(""),
+        description="face crops are encrypted in Kafka with the first of these keys, and any of them opens (ingest and"
+        " inference): NAME:KEY, keys as `openssl rand -base64 32` gives them, several separated by commas; empty: they are not",
+    )
 
     @property
     def static_member(self) -> str | None:
@@ -119,6 +133,23 @@ class RedisSettings(_Section):
     )
     namespace: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,40}$")] = Field(
         "demographics", description="first part of every key"
+    )
+    ca_file: Path | None = Field(
+        None, description="with rediss://: certificate authority of the server, PEM; the system's where empty"
+    )
+    # A record can come again for as long as Kafka keeps predictions, a week at most: until then tracks are needed to tell it.
+    tracks_retention_s: float = Field(
+        8 * 86400,
+        ge=8 * 86400,
+        le=30 * 86400,
+        description="after this time without a record, what is held of a partition's tracks and cameras is deleted;"
+        " 30 days at most",
+    )
+    totals_retention_s: float = Field(
+        400 * 86400,
+        ge=31 * 86400,
+        le=1100 * 86400,
+        description="after this time without a record, a partition's totals are deleted; three years at most",
     )
 
 
@@ -181,13 +212,20 @@ class AggregatorSettings(_Section):
     """From predictions to counts."""
 
     windows: Annotated[tuple[str, ...], AfterValidator(_windows)] = Field(
-        ("1m", "5m", "15m", "1h", "24h"), description="rolling windows, shortest first"
+        ("1m", "5m", "15m", "1h", "24h"), description="rolling windows, shortest first; 31d at most"
     )
     enough_crops: int = Field(2, ge=1, le=64, description="a visitor is counted once this many crops are predicted")
     least_evidence: float = Field(
         0.15, ge=0, le=64, description="sum of crop qualities below which an ended track is counted as unknown"
     )
     idle_s: float = Field(60, ge=5, le=3600, description="a track is closed when nothing was heard of it for this long")
+    smallest_group: int = Field(
+        1,
+        ge=1,
+        le=1000,
+        description="a camera's window, bucket or total with fewer visitors is published as a number, its breakdown as"
+        " `suppressed`; 1 suppresses nothing, 5 or more is recommended wherever others than the operator look",
+    )
     remember_s: float = Field(
         3600, ge=60, le=86400, description="how long a closed track is remembered, to tell repeats"
     )
@@ -211,9 +249,10 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, env_nested_delimiter="__", extra="forbid", frozen=True)
 
-    attributes: tuple[Attribute, ...] = Field(
+    attributes: Annotated[tuple[Attribute, ...], AfterValidator(in_order)] = Field(
         ATTRIBUTES,
-        description="what is computed, published and kept; leave ethnicity out where the law or the purpose says so",
+        description="what is computed, published and kept, the same for every service; leave ethnicity out where the law or the"
+        " purpose says so. A camera may have fewer (cameras.yaml). None: visitors are counted, no face leaves ingest",
     )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="least severity that is logged")
     drain_s: float = Field(

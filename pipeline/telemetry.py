@@ -69,8 +69,8 @@ class Metric(NamedTuple):
 
     def series(self, *, windows: int = 5, partitions: int = 12) -> int:
         """Count the series that it has at most: for each camera where it has that label, else in each process."""
+        # A place is suppressed as a whole: then this is its one series. Gender and age band are unknown together, or both known.
         sizes = {"window": windows, "partition": partitions, "gender": 1, "ethnicity": len(ETHNICITIES) + 1}
-        # Gender and age band are unknown together, or both are known.
         sizes["age_band"] = len(GENDERS) * len(AGE_BANDS) + 1
         if self.reasons:
             sizes[self.labels[-1]] = len(self.reasons)

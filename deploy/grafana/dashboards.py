@@ -55,7 +55,7 @@ from deploy.grafana.panels import (
     states,
     thresholds,
 )
-from pipeline.attributes import GENDERS, UNKNOWN
+from pipeline.attributes import GENDERS, SUPPRESSED, UNKNOWN
 from pipeline.messages import CAMERA_STATES
 
 FOLDER: Final = Path(__file__).parent / "dashboards"
@@ -73,7 +73,8 @@ def who_came() -> list[Graph]:
     """Say how many there are, and who."""
     ever = f"demographics:visitors_total:by_camera{{{PLACE}}}"
     unknown = f'sum(demographics:visitors{{{NOW},gender="{UNKNOWN}"}}) or vector(0)'
-    known = f'gender!="{UNKNOWN}",age_band!="{UNKNOWN}"'
+    untold = f"{UNKNOWN}|{SUPPRESSED}"
+    known = f'gender!~"{untold}",age_band!~"{untold}"'
     pyramid = (
         barchart.Panel()
         .title("Age and gender, last $window")
@@ -135,8 +136,8 @@ def who_came() -> list[Graph]:
         pyramid,
         bars(
             "Ethnicity, last $window",
-            f'sum by (ethnicity) (demographics:visitors_by_ethnicity{{{NOW},ethnicity!="{UNKNOWN}"}})'
-            f' / ignoring (ethnicity) group_left sum(demographics:visitors_by_ethnicity{{{NOW},ethnicity!="{UNKNOWN}"}})',
+            f'sum by (ethnicity) (demographics:visitors_by_ethnicity{{{NOW},ethnicity!~"{untold}"}})'
+            f' / ignoring (ethnicity) group_left sum(demographics:visitors_by_ethnicity{{{NOW},ethnicity!~"{untold}"}})',
             "ethnicity",
             "Shares as a model estimates them. Empty where the deployment does not compute ethnicity.",
             unit="percentunit",

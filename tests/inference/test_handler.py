@@ -15,6 +15,7 @@ from pipeline.attributes import ATTRIBUTES, Attribute
 from pipeline.bus import DEAD_LETTERS, FACE_CROPS, PREDICTIONS, Headers, Record
 from pipeline.errors import TransportError
 from pipeline.messages import CameraStatus, DeadLetter, FaceCrop, Message, Prediction, TrackEnded, encode, headers
+from pipeline.sealing import CropKeys
 from pipeline.telemetry import Telemetry
 from pipeline.worker import DeadLetters
 from tests.inference.conftest import MANIFEST, SIDE, FakeProducer, ToyPredictor, face_crop, plain, track_ended
@@ -36,7 +37,7 @@ def record(offset: int, value: Message | bytes, record_headers: Headers = header
 class Rig:
     """A handler on a toy network and a fake bus."""
 
-    def __init__(self, attributes: Sequence[Attribute] = ATTRIBUTES) -> None:
+    def __init__(self, attributes: Sequence[Attribute] = ATTRIBUTES, keys: CropKeys | None = None) -> None:
         self.producer = FakeProducer()
         self.predictor = ToyPredictor()
         self.telemetry = Telemetry(("inference",))
@@ -47,6 +48,7 @@ class Rig:
             self.telemetry,
             attributes=attributes,
             decode_crop=decode_crop,
+            unseal=(keys or CropKeys({})).open,
             dead_letter=DeadLetters(self.producer, "inference", self.telemetry),
         )
 
@@ -84,6 +86,24 @@ def test_crops_become_predictions_under_their_own_identity_and_key(rig: Rig) -> 
     assert keys == [b"cam-0", b"cam-1"] * 3 + [b"cam-1"]
     assert rig.producer.flushed
     assert rig.predictor.batches == [6]
+
+
+def test_a_sealed_crop_is_opened_with_its_key_and_dead_lettered_without() -> None:
+    """The letter says which key is missing, and holds no picture; sealed, no JPEG is in the record either."""
+    sealing, other = CropKeys({"a": b"k" * 32}), CropKeys({"b": b"k" * 32})
+    sealed = record(77, sealing.seal(face_crop(1, jpeg(31))))
+    assert b"\xff\xd8\xff" not in sealed.value
+    reader, stranger = Rig(keys=sealing), Rig(keys=other)
+    for rig in (reader, stranger):
+        rig.handler.handle([sealed])
+        rig.handler.close()
+    (said,) = reader.said()
+    assert isinstance(said, Prediction)
+    assert said.age == pytest.approx(31, abs=1)
+    (letter,) = stranger.letters()
+    assert (letter.reason, letter.offset) == ("key", 77)
+    assert "key 'a', which is not here" in letter.detail
+    assert not stranger.said()
 
 
 BAD: list[tuple[str, str, Callable[[], Record]]] = [

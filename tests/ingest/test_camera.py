@@ -8,12 +8,14 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 from urllib.parse import quote
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import UNSET
 
 from demo.clip import Clip
 from demo.rtsp_server import RtspServer
@@ -35,6 +37,7 @@ from pipeline.errors import (
 )
 from pipeline.manifest import CropRecipe
 from pipeline.messages import FaceCrop, TrackEnded
+from pipeline.sealing import CropKeys
 from pipeline.settings import IngestSettings
 from pipeline.telemetry import Metric, Telemetry
 from tests.ingest.conftest import (
@@ -90,6 +93,7 @@ class Rig:
         producer: FakeProducer | None = None,
         until_end: bool = False,
         detect_fps: float = 8,
+        **more: Any,
     ) -> None:
         self.producer = producer or FakeProducer()
         self.telemetry = Telemetry(("ingest",))
@@ -106,6 +110,7 @@ class Rig:
             producer=SharedProducer(self.producer),
             telemetry=self.telemetry,
             until_end=until_end,
+            **more,
         )
 
     def _connect(self, _: Camera) -> Source:
@@ -139,6 +144,30 @@ def live(*numbers: int, then: Exception | None = None, start: float = 1e9) -> Sc
 def film(looks: int, *, fps: float = 8.0) -> ScriptedSource:
     """Give a file's pictures to its end."""
     return ScriptedSource(range(looks), live=False, fps=fps)
+
+
+# ── what leaves ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_with_keys_no_picture_leaves_unsealed(recipe: CropRecipe) -> None:
+    """Nor does one wait in the outbox: it is sealed before it is posted."""
+    keys = CropKeys({"a": b"k" * 32})
+    crops = [m for m in Rig(recipe, live(*range(WALK)), seal=keys.seal).run().passages if isinstance(m, FaceCrop)]
+    assert crops
+    assert {crop.sealed_with for crop in crops} == {"a"}
+    assert not any(crop.jpeg.startswith(b"\xff\xd8") for crop in crops)
+    assert all(keys.open(crop).jpeg.startswith(b"\xff\xd8") for crop in crops)
+
+
+def test_a_camera_says_what_may_be_said_of_its_visitors(recipe: CropRecipe) -> None:
+    """The deployment's attributes are the most; where there are none, somebody passed, and no face was cut."""
+    narrow = Rig(recipe, live(*range(WALK)), attributes=("gender", "age")).run().passages
+    assert {message.attributes for message in narrow} == {("age", "gender")}
+    silent = Rig(recipe, live(*range(WALK)), attributes=()).run().passages
+    assert [(type(message), message.attributes) for message in silent] == [(TrackEnded, ())]
+    assert isinstance(silent[0], TrackEnded)
+    assert silent[0].crops == 0
+    assert {message.attributes for message in Rig(recipe, live(*range(WALK))).run().passages} == {UNSET}
 
 
 # ── coming back ───────────────────────────────────────────────────────────────────────────────────────────────────────
