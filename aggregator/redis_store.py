@@ -15,10 +15,10 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.resources import files
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeVar
 
 import msgspec
 import redis
@@ -46,6 +46,8 @@ from pipeline.messages import CameraStatus
 from pipeline.redaction import redact
 
 log = structlog.get_logger()
+
+T = TypeVar("T")
 
 _encode: Final = msgspec.msgpack.Encoder().encode
 _decode_track: Final = msgspec.msgpack.Decoder(TrackState).decode
@@ -110,6 +112,11 @@ class RedisStore:
         """Return where the server answers. Raises TransportError."""
         with self._talking():
             self._redis.ping()
+
+    def ask(self, question: Callable[[Any], T]) -> T:
+        """Put a *question* to the server's client: how the server is, not what it holds. Raises TransportError."""
+        with self._talking():
+            return question(self._redis)
 
     def close(self) -> None:
         """Let go of the connections."""
