@@ -13,7 +13,7 @@ ARGS ?=
 KILLS ?= 10
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev demo test test-servers check format docs bench chaos clean
+.PHONY: help setup setup-dev deploy-tools demo test test-servers check format docs bench chaos clean
 
 help:  ## Say what there is to make
 	@echo "demographics: who comes in, counted once, no picture kept"
@@ -42,6 +42,12 @@ $(BIN)/.setup-dev: $(UV) uv.lock pyproject.toml
 setup: $(BIN)/.setup  ## Install the product into .venv, from the lock file
 
 setup-dev: $(BIN)/.setup-dev  ## Install what tests and checks need too
+
+$(TOOLS)/deploy: tests/deploy/tools.txt tests/deploy/tools.py | $(UV)
+	@echo "── fetching Docker Compose, Helm and Kubernetes' schemas (82 MB)" >&2
+	@$(TOOLS)/bin/python tests/deploy/tools.py $@
+
+deploy-tools: $(TOOLS)/deploy  ## Bring what reads docker-compose.yml and the chart, for their tests (Linux on x86-64)
 
 demo: setup  ## Two cameras, counts, a live page: the product on nothing but this machine
 	@$(BIN)/demographics demo $(ARGS)

@@ -18,11 +18,11 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeVar
 
 import msgspec
 import redis
@@ -53,6 +53,8 @@ from pipeline.settings import Settings
 from pipeline.tls import certificate_fault
 
 log = structlog.get_logger()
+
+T = TypeVar("T")
 
 _encode: Final = msgspec.msgpack.Encoder().encode
 _decode_track: Final = msgspec.msgpack.Decoder(TrackState).decode
@@ -138,6 +140,11 @@ class RedisStore:
         """Return where the server answers. Raises TransportError."""
         with self._talking():
             self._redis.ping()
+
+    def ask(self, question: Callable[[Any], T]) -> T:
+        """Put a *question* to the server's client: how the server is, not what it holds. Raises TransportError."""
+        with self._talking():
+            return question(self._redis)
 
     def close(self) -> None:
         """Let go of the connections."""

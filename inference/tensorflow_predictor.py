@@ -58,6 +58,16 @@ def _without_native_stderr() -> Iterator[None]:
         os.close(kept)
 
 
+def graphics_cards() -> list[str]:
+    """Name the GPUs that TensorFlow finds; it must be installed."""
+    tensorflow = _import_tensorflow()
+    details = tensorflow.config.experimental.get_device_details
+    return [
+        str(details(device).get("device_name", device.name))
+        for device in tensorflow.config.list_physical_devices("GPU")
+    ]
+
+
 class TensorFlowPredictor:
     """A Keras model whose outputs are the logits of the three heads."""
 

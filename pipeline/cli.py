@@ -434,6 +434,41 @@ def simulate(
 
 
 @app.command()
+def doctor(
+    cameras: Annotated[
+        Path | None,
+        typer.Argument(help="A camera file; left out: the cameras of the topic.", metavar="CAMERAS.yaml"),
+    ] = None,
+    open_cameras: Annotated[bool, typer.Option("--open", help="Open each camera, too.")] = False,
+    only: Annotated[
+        list[str] | None, typer.Option(help="One part, such as kafka; may be given several times.", metavar="PART")
+    ] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Do not run the network.")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit status 1 for warnings, too.")] = False,
+    json: JsonOption = False,
+) -> None:
+    """Look at Kafka, Redis, topics, model, cameras, clock and GPU; say what to do. Exit status 1 if something failed."""
+    from rich.console import Console
+
+    from pipeline.doctor import Wanted, examine
+    from pipeline.findings import PARTS, State, document, table
+    from pipeline.settings import known_names
+
+    if unknown := [part for part in only or () if part not in PARTS]:
+        raise ConfigError(f"--only {part}: there is no such part; {known_names(PARTS, part)}" for part in unknown)
+    configure_logging(level="ERROR", json=False)
+    parts = tuple(part for part in PARTS if part in only) if only else PARTS
+    findings = list(examine(Wanted(cameras, open_cameras=open_cameras, model=not quick, parts=parts)))
+    if json:
+        _print_json(document(findings))
+    else:
+        Console(highlight=False).print(table(findings))
+    bad = {State.FAILED, State.WARNING} if strict else {State.FAILED}
+    if any(finding.state in bad for finding in findings):
+        raise typer.Exit(1)
+
+
+@app.command()
 def bench(
     only: Annotated[
         list[str] | None, typer.Option(help="One part; may be given several times.", metavar="PART")

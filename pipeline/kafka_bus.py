@@ -661,6 +661,15 @@ class KafkaBus:
             if (entries := described.get(topic))  # a topic that is not there has none
         }
 
+    @contextlib.contextmanager
+    def asking(self, what: str) -> Iterator[Any]:
+        """Lend the client that administers, to ask *what*; its errors become ours. Raises TransportError."""
+        with (
+            _errors_name(self._servers, what),
+            contextlib.closing(self._clients.make(KafkaAdminClient)) as admin,
+        ):
+            yield admin
+
     def producer(self, *, max_in_flight: int = 1000, send_timeout_s: float = 10.0) -> KafkaBusProducer:
         """Open a producer; raises TransportError when no broker answers."""
         connect = partial(

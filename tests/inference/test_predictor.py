@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 
 from inference.heads import Heads, read_heads
 from inference.predictor import Crops, Logits, Predictor
+from inference.selftest import drawn_crops
 from inference.tensorflow_predictor import BATCH_SIZES, TensorFlowPredictor, padded_size
 from pipeline.errors import ConfigError
 from pipeline.manifest import DEFAULT_MODEL, MANIFEST_NAME, Manifest, load_manifest
-from tests.inference.conftest import drawn_crops
 from tests.inference.golden_logits import DRAWN, GoldenLogits, read_golden
 
 ENGINES: dict[str, Callable[[Path], Predictor]] = {"tensorflow": TensorFlowPredictor}
