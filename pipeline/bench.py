@@ -209,7 +209,8 @@ def bus(_folder: Path, _settings: Settings) -> Iterator[Figure]:
     memory = MemoryBus()
     memory.ensure_topics([TopicSpec(FACE_CROPS, 4, 600)])
     producer, consumer = memory.producer(), memory.consumer(FACE_CROPS, group="bench")
-    value, head = bytes(5000), headers()
+    value = bytes(5000)
+    head = headers(value)
 
     def work() -> int:
         for n in range(5000):
