@@ -86,7 +86,8 @@ class AggregatorService:
 
     def _publish(self, ends: Sequence[TrackEnded]) -> None:
         for ended in ends:
-            self._producer.send(PREDICTIONS, key=ended.camera_id.encode(), value=encode(ended), headers=headers())
+            value = encode(ended)
+            self._producer.send(PREDICTIONS, key=ended.camera_id.encode(), value=value, headers=headers(value))
         self._settle()
 
     def _settle(self) -> None:

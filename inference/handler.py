@@ -67,7 +67,8 @@ class InferenceHandler:
         else:
             said = predict(items, self._predictor, self._manifest, self._attributes)
         for message in said:
-            self._producer.send(PREDICTIONS, key=message.camera_id.encode(), value=encode(message), headers=headers())
+            value = encode(message)
+            self._producer.send(PREDICTIONS, key=message.camera_id.encode(), value=value, headers=headers(value))
         self._producer.flush(FLUSH_S)
         self._telemetry.add(metrics.PREDICTIONS_TOTAL, faces)
         self._observe(records, said)

@@ -69,7 +69,7 @@ def _has_hardware(name: str) -> bool:
         HWAccel(device_type=name, allow_software_fallback=True).create(av.Codec("h264", "r"))
     except (av.error.FFmpegError, OSError, ValueError, RuntimeError) as error:
         log.warning(
-            "hardware_decoder_missing", hwaccel=name, why=type(error).__name__, instead="software",
+            "hardware_decoder_missing", hwaccel=name, reason=f"{type(error).__name__}: {error}", instead="software",
             known=sorted(hwdevices_available()),
         )  # fmt: skip
         return False

@@ -15,6 +15,7 @@ from ingest.av_source import AvSource
 from ingest.camera import CameraLoop
 from ingest.outbox import SharedProducer
 from ingest.yunet_detector import YunetDetector
+from pipeline import telemetry as metrics
 from pipeline.attributes import ATTRIBUTES, Attribute
 from pipeline.bus import Bus
 from pipeline.cameras import Camera
@@ -85,18 +86,25 @@ class Fleet:
             detector=lambda camera: YunetDetector(
                 settings.detector_model, max_side_px=camera.max_side_px or settings.max_side_px
             ),
-            connect=lambda camera: AvSource(
-                camera,
-                open_timeout_s=settings.open_timeout_s,
-                read_timeout_s=settings.read_timeout_s,
-                hwaccel=settings.hwaccel,
-            ),
+            connect=self._connect,
             producer=self._producer,
             telemetry=self._telemetry,
             until_end=self._until_end,
             attributes=self._attributes,
             seal=self._seal,
         )
+
+    def _connect(self, camera: Camera) -> AvSource:
+        settings = self._settings
+        source = AvSource(
+            camera,
+            open_timeout_s=settings.open_timeout_s,
+            read_timeout_s=settings.read_timeout_s,
+            hwaccel=settings.hwaccel,
+        )
+        if (camera.hwaccel or settings.hwaccel) and not source.hardware:
+            self._telemetry.add(metrics.SOFTWARE_INSTEAD, site=camera.site, camera=camera.id)
+        return source
 
     def start(self) -> None:
         """Begin."""

@@ -35,7 +35,7 @@ class SharedProducer:
 
     def send(self, topic: str, *, key: bytes, value: bytes) -> None:
         """Hand over one record. Raises TransportError when the bus takes no more."""
-        self._producer.send(topic, key=key, value=value, headers=headers())
+        self._producer.send(topic, key=key, value=value, headers=headers(value))
 
     def flush(self, timeout_s: float) -> None:
         """Return once everything sent has been acknowledged. Raises TransportError when something was not."""

@@ -19,8 +19,8 @@ import structlog
 
 from pipeline.bus import CAMERAS, Bus, Record, TopicPartition
 from pipeline.cameras import Camera, camera_of, clear_secrets, references, repeated_ids
-from pipeline.errors import ConfigError, TransportError
-from pipeline.messages import headers
+from pipeline.errors import ConfigError, InvalidMessage, TransportError
+from pipeline.messages import headers, verify
 from pipeline.redaction import redact
 
 log = structlog.get_logger()
@@ -62,7 +62,8 @@ def publish(bus: Bus, entries: Sequence[Entry], *, remove: Iterable[str] = ()) -
     """Write cameras, and remove others by id; returns once all of it is acknowledged. Raises TransportError."""
     with closing(bus.producer()) as producer:
         for entry in entries:
-            producer.send(CAMERAS, key=str(entry["id"]).encode(), value=_encode(entry), headers=headers())
+            value = _encode(entry)
+            producer.send(CAMERAS, key=str(entry["id"]).encode(), value=value, headers=headers(value))
         for name in remove:
             producer.send(CAMERAS, key=name.encode(), value=b"", headers=headers())
         producer.flush(PATIENCE_S)
@@ -93,8 +94,9 @@ def _take(entries: dict[str, Entry], record: Record) -> None:
         entries.pop(name, None)
         return
     try:
+        verify(record.value, record.headers)
         entries[name] = {**_decode(record.value), "id": name}
-    except msgspec.DecodeError:
+    except (InvalidMessage, msgspec.DecodeError):
         log.error("camera_record_unreadable", camera=redact(name), partition=record.partition, offset=record.offset)  # noqa: TRY400
 
 

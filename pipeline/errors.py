@@ -34,7 +34,7 @@ class ConfigError(PipelineError):
 class InvalidMessage(PipelineError):  # noqa: N818  the name says what the record is
     """This record will never decode. `reason` is from the closed set REASONS, for metrics."""
 
-    REASONS: ClassVar = ("schema", "malformed", "image", "future", "key")
+    REASONS: ClassVar = ("schema", "checksum", "malformed", "image", "future", "key")
 
     def __init__(self, reason: str, detail: str) -> None:
         assert reason in self.REASONS

@@ -1,14 +1,15 @@
 """What travels: face crops and track ends to inference, predictions to the aggregator, dead letters to whoever looks.
 
-A message is a frozen struct, MessagePack on the wire, with its type in the body and the schema version in the record's
-header. Fields may be added with a default without a new version; anything else moves SCHEMA_VERSION. The golden files in
-tests/golden hold bytes that are already in somebody's topic: they must decode for ever.
+A message is a frozen struct, MessagePack on the wire, with its type in the body, and the schema version and a checksum of the
+body in the record's headers. Fields may be added with a default without a new version; anything else moves SCHEMA_VERSION.
+The golden files in tests/golden hold bytes that are already in somebody's topic: they must decode for ever.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Annotated, Final
+from zlib import crc32
 
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
@@ -18,6 +19,7 @@ from pipeline.errors import InvalidMessage
 
 SCHEMA_VERSION: Final = b"1"
 SCHEMA_HEADER: Final = "schema"
+CHECKSUM_HEADER: Final = "crc32"
 
 Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
 Ratio = Annotated[float, Meta(ge=0, le=1)]
@@ -115,7 +117,6 @@ class DeadLetter(Struct, frozen=True, kw_only=True, tag="dead_letter"):
 
 Message = FaceCrop | TrackEnded | Prediction | CameraStatus | DeadLetter
 
-_HEADERS: Final = ((SCHEMA_HEADER, SCHEMA_VERSION),)
 _encoder: Final = msgspec.msgpack.Encoder()
 _decoder: Final[msgspec.msgpack.Decoder[Message]] = msgspec.msgpack.Decoder(Message)
 
@@ -125,22 +126,34 @@ READERS: Final[dict[bytes, Callable[[bytes], Message]]] = {b"1": _decoder.decode
 
 
 def encode(message: Message) -> bytes:
-    """Encode a message as the value of a record; pair it with `headers()`."""
+    """Encode a message as the value of a record; pair it with its `headers`."""
     return _encoder.encode(message)
 
 
-def headers() -> tuple[tuple[str, bytes], ...]:
-    """Give the headers of every record that this version writes."""
-    return _HEADERS
+def headers(value: bytes | None = None) -> tuple[tuple[str, bytes], ...]:
+    """Give the headers of a record: the schema version, and the checksum of its *value*, where it has one."""
+    version = (SCHEMA_HEADER, SCHEMA_VERSION)
+    return (version,) if value is None else (version, (CHECKSUM_HEADER, crc32(value).to_bytes(4, "big")))
+
+
+def verify(value: bytes, record_headers: tuple[tuple[str, bytes], ...]) -> None:
+    """See that a record is as it was written. Raises InvalidMessage where its checksum says otherwise.
+
+    What a version before this has written carries none, and is taken as it is.
+    """
+    said = dict(record_headers).get(CHECKSUM_HEADER)
+    if said is not None and said != crc32(value).to_bytes(4, "big"):
+        raise InvalidMessage("checksum", "not what was written: its checksum is another")
 
 
 def decode(value: bytes, record_headers: tuple[tuple[str, bytes], ...]) -> Message:
-    """Decode a record's value. Raises InvalidMessage with the field that is wrong; the value itself is never quoted."""
-    version = SCHEMA_VERSION if record_headers == _HEADERS else dict(record_headers).get(SCHEMA_HEADER, b"")
+    """Decode a record's value. Raises InvalidMessage with what is wrong; the value itself is never quoted."""
+    version = dict(record_headers).get(SCHEMA_HEADER, b"")
     read = READERS.get(version)
     if read is None:
         said, known = version.decode("ascii", "replace")[:16] or "none", b", ".join(READERS).decode()
         raise InvalidMessage("schema", f"schema version {said}; this service reads {known}")
+    verify(value, record_headers)
     try:
         return read(value)
     except msgspec.MsgspecError as error:

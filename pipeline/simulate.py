@@ -205,9 +205,10 @@ class Cameras:
         return due
 
     def _put(self, topic: str, message: FaceCrop | TrackEnded | CameraStatus) -> None:
+        value = encode(message)
         while True:
             try:
-                self._producer.send(topic, key=message.camera_id.encode(), value=encode(message), headers=headers())
+                self._producer.send(topic, key=message.camera_id.encode(), value=value, headers=headers(value))
             except TransportError:  # full: the crowd waits, and it is said how long
                 continue
             return

@@ -232,6 +232,13 @@ CONNECTS_FAILED = Metric(
     (*_CAMERA, "reason"),
     reasons=source_reasons(),
 )
+SOFTWARE_INSTEAD = Metric(
+    "demographics_hardware_fallbacks_total",
+    "counter",
+    "Connections that are decoded in software, because the hardware that was asked for is not to be had.",
+    "ingest",
+    _CAMERA,
+)
 RECONNECTS = Metric(
     "demographics_camera_reconnects_total", "counter", "Connections made after the first.", "ingest", _CAMERA
 )

@@ -66,7 +66,8 @@ class DeadLetters:
             failed_at=time.time(),
             service=self._service,
         )
-        self._producer.send(DEAD_LETTERS, key=record.key[:LONGEST_KEY], value=encode(letter), headers=headers())
+        value = encode(letter)
+        self._producer.send(DEAD_LETTERS, key=record.key[:LONGEST_KEY], value=value, headers=headers(value))
         self._telemetry.add(metrics.DEAD_LETTERS_TOTAL, reason=error.reason)
         log.warning(
             "dead_letter",

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from uuid import uuid4
 
 import pytest
+from hypothesis import settings
 from playwright.sync_api import Browser, sync_playwright
 
 from tests.servers import KafkaServer, ValkeyServer
@@ -17,6 +18,9 @@ with warnings.catch_warnings():
     # kafka-python reads its schemas with a function that Python 3.11 deprecates; warnings are errors here.
     warnings.simplefilter("ignore", DeprecationWarning)
     import kafka  # noqa: F401
+
+settings.register_profile("unhurried", deadline=None)  # a busy machine is no failure
+settings.load_profile("unhurried")
 
 
 @pytest.fixture(scope="session")

@@ -86,8 +86,8 @@ def _ours(settings: Settings, url: str, namespace: str) -> float:
     )
     now = time.time()
     records = [
-        Record(PREDICTIONS, 0, offset, b"k", encode(message), headers(), now)
-        for offset, message in enumerate(predictions(RECORDS, now))
+        Record(PREDICTIONS, 0, offset, b"k", value, headers(value), now)
+        for offset, value in enumerate(map(encode, predictions(RECORDS, now)))
     ]
     handler.start_at(TopicPartition(PREDICTIONS, 0), Span(0, len(records)))
     start = time.perf_counter()

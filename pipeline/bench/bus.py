@@ -62,7 +62,7 @@ def _in_process() -> list[Row]:
 
 def _through(bus: Bus, topic: str) -> int:
     producer, consumer = bus.producer(), bus.consumer(topic, group="bench")
-    head = headers()
+    head = headers(VALUE)
     for number in range(CROPS):
         producer.send(topic, key=_key(number), value=VALUE, headers=head)
     producer.flush(60)
@@ -153,7 +153,7 @@ def _timed(work: Callable[[], None]) -> _Cost:
 
 
 def _send_ours(servers: str, topic: str) -> _Cost:
-    bus, head = KafkaBus(servers), headers()
+    bus, head = KafkaBus(servers), headers(VALUE)
     producer = bus.producer()
     _settle(producer, topic)
 
@@ -169,7 +169,7 @@ def _send_ours(servers: str, topic: str) -> _Cost:
 
 def _settle(producer: Any, topic: str) -> None:
     """Send one record, so that what is known once (the topic, the producer's id) is known."""
-    producer.send(topic, key=b"first", value=VALUE, headers=headers())
+    producer.send(topic, key=b"first", value=VALUE, headers=headers(VALUE))
     producer.flush(30)
 
 
@@ -177,7 +177,7 @@ def _send_raw(servers: str, topic: str, **settings: int) -> _Cost:
     producer = KafkaProducer(
         bootstrap_servers=servers, acks="all", enable_idempotence=True, metrics_enabled=False, **settings
     )
-    head = list(headers())
+    head = list(headers(VALUE))
     producer.send(topic, key=b"first", value=VALUE, headers=head)
     producer.flush(30)
 

@@ -8,6 +8,7 @@ from itertools import pairwise
 import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from aggregator.fusion import UNKNOWN_CELL, Cell
 from aggregator.step import CountingConfig, Step, Tracks, advance, ends_of
@@ -109,6 +110,31 @@ def test_a_track_that_its_camera_has_left_behind_is_closed() -> None:
     model.run(said(8, 0))  # 70 s later
     assert model.totals == {WOMAN: 1}
     assert sum(model.shown().values()) == 1
+
+
+def test_tracks_of_before_are_judged_anew_where_a_connection_begins_earlier_than_the_last() -> None:
+    """A worker restarts on a machine whose clock is behind: by the newest connection's clock, its predecessors' tracks wait less.
+
+    Whoever has held the partition all along closes what somebody closes who has loaded it just now.
+    """
+    #  connection    1      2             3
+    #  begins at     900    1000          950 ─────────▶ 1011
+    #  track 1       heard  (1000)        (950)          idle for 61 s: closed
+    model, held = Model(), Tracks({}, {})
+
+    def at(connection: int, when: float) -> Prediction:
+        return replace(said(0, 0), track_id=connection << 20, first_seen=START + when, captured_at=START + when)
+
+    def passed(number: int, when: float) -> TrackEnded:
+        return replace(ended(0, 0), track_id=(3 << 20) + number, first_seen=START + when, last_seen=START + when)
+
+    for message in (at(1, 900), at(2, 1000), passed(0, 950)):
+        model.take(advance(held, [message], CONFIG))
+    assert [state.track_id >> 20 for state in held.open()] == [1, 2]
+    anew = advance(Tracks(model.tracks, model.clocks), [passed(1, 1011)], CONFIG)
+    on = advance(held, [passed(1, 1011)], CONFIG)
+    assert [item.track.track_id >> 20 for item in on.closed] == [3, 1]
+    assert on == anew
 
 
 def test_another_camera_does_not_close_a_track() -> None:

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import msgspec
 import pytest
 
 from pipeline import camera_topic
 from pipeline.bus import Bus, TopicSpec
 from pipeline.camera_topic import TopicCameras, checked_entries, publish, read_all
 from pipeline.errors import ConfigError
+from pipeline.messages import headers
 from tests.contract.conftest import BusMaker
 from tests.servers import wait_until
 
@@ -73,6 +75,21 @@ def test_what_was_written_is_read(bus: Bus) -> None:
         "gate": entry("gate"),
         "hall": entry("hall", url="rtsp://viewer:${HALL_PASSWORD}@10.0.0.1/1", detect_fps=5),
     }
+
+
+def test_a_damaged_record_leaves_its_camera_as_it_was(bus: Bus, topic_prefix: str) -> None:
+    """A bit that is turned over in an address would be another camera's."""
+    publish(bus, [entry("hall")])
+    producer = bus.producer()
+    damaged = msgspec.json.encode(entry("yard"))
+    producer.send(
+        f"{topic_prefix}cameras", key=b"hall", value=damaged, headers=headers(msgspec.json.encode(entry("hall")))
+    )
+    producer.flush(PATIENCE_S)
+    assert read_all(bus) == {"hall": entry("hall")}
+    producer.send(f"{topic_prefix}cameras", key=b"hall", value=damaged, headers=headers())  # of the release before
+    producer.flush(PATIENCE_S)
+    assert read_all(bus) == {"hall": {**entry("yard"), "id": "hall"}}
 
 
 def test_a_worker_runs_what_is_added_and_ends_what_is_removed(bus: Bus, worker: Callable[[], TopicCameras]) -> None:

@@ -138,15 +138,15 @@ class Services:
     """The services of one deployment."""
 
     def __init__(self, folder: Path, environment: dict[str, str]) -> None:
-        self._folder = folder
-        self._environment = environment
+        self.folder = folder
+        self.environment = environment
         self.running: list[Service] = []
 
     def start(self, *arguments: str | Path, **environment: str) -> Service:
         """Start one; does not wait for it."""
         name = f"{len(self.running)}-{arguments[0]}"
         service = Service(
-            name, tuple(map(str, arguments)), {**self._environment, **environment}, self._folder / f"{name}.log"
+            name, tuple(map(str, arguments)), {**self.environment, **environment}, self.folder / f"{name}.log"
         )
         self.running.append(service)
         return service

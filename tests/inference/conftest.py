@@ -7,7 +7,6 @@ from typing import Final
 
 import numpy as np
 import pytest
-from hypothesis import settings
 from numpy.typing import NDArray
 
 from demo.composer import load_cast
@@ -19,9 +18,6 @@ from pipeline.bus import Headers
 from pipeline.errors import TransportError
 from pipeline.manifest import DEFAULT_MODEL, CropRecipe, Manifest, load_manifest
 from pipeline.messages import FaceCrop, Message, TrackEnded, decode
-
-settings.register_profile("unhurried", deadline=None)  # a busy machine is no failure
-settings.load_profile("unhurried")
 
 SIDE: Final = 32
 MANIFEST: Final = Manifest(

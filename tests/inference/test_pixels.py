@@ -98,6 +98,13 @@ def test_a_claim_of_a_huge_picture_costs_no_memory() -> None:
     assert peak < 1 << 20
 
 
+def test_a_picture_of_very_many_scans_is_refused() -> None:
+    """Each costs a decoding of the whole picture: a small record would keep a worker busy for long."""
+    start = GOOD.index(b"\xff\xda")
+    assert decode_crop(GOOD[:start] + GOOD[start:-2] * 16 + GOOD[-2:], SIDE).shape == (SIDE, SIDE, 3)
+    assert "scans" in refused(GOOD[:start] + GOOD[start:-2] * 17 + GOOD[-2:]).detail
+
+
 @pytest.mark.parametrize("before", [b"\xff", b"\xff\x01", b"\xff\xd0"], ids=["fill byte", "TEM", "RST"])
 def test_a_claim_hidden_from_a_walk_by_lengths_is_refused(before: bytes) -> None:
     """A decoder steps over what has no length; a walk that takes the next bytes for one finds a decoy instead."""

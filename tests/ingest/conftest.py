@@ -26,6 +26,7 @@ from pipeline.cameras import Camera
 from pipeline.errors import TransportError
 from pipeline.manifest import DEFAULT_MODEL, CropRecipe, load_manifest
 from pipeline.messages import CameraStatus, FaceCrop, Message, TrackEnded, decode
+from pipeline.messages import headers as headers_of
 
 settings.register_profile("unhurried", deadline=None)  # a busy machine is no failure
 settings.load_profile("unhurried")
@@ -123,7 +124,8 @@ class FakeProducer:
         self._in_flight: list[tuple[str, bytes, Message]] = []
 
     def send(self, topic: str, *, key: bytes, value: bytes, headers: Headers) -> None:
-        """Take it on its way, decoded."""
+        """Take it on its way, decoded; it has its checksum."""
+        assert headers == headers_of(value)
         if self.refuse():
             self.refusals += 1
             raise TransportError("the log is full; send later")

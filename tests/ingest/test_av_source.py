@@ -17,8 +17,10 @@ from urllib.parse import quote
 import av
 import numpy as np
 import pytest
+import structlog
 
 from demo.rtsp_server import RtspServer
+from ingest import av_source
 from ingest.av_source import AvSource
 from ingest.source import Frame
 from pipeline.cameras import Camera
@@ -336,8 +338,16 @@ def test_no_descriptor_is_left_open(guarded: str) -> None:
 @pytest.mark.parametrize("hwaccel", ["cuda", "qsv", "none-of-that-name"])
 def test_hardware_that_is_not_there_is_no_reason_not_to_decode(numbered_film: Path, hwaccel: str) -> None:
     """Software does it, with the same pictures."""
-    source = AvSource(camera(numbered_film, hwaccel=hwaccel), open_timeout_s=3, read_timeout_s=3)
+    av_source._has_hardware.cache_clear()
+    with structlog.testing.capture_logs() as logs:
+        source = AvSource(camera(numbered_film, hwaccel=hwaccel), open_timeout_s=3, read_timeout_s=3)
+        again = AvSource(camera(numbered_film, hwaccel=hwaccel), open_timeout_s=3, read_timeout_s=3)
     assert [number_of(frame.image()) for frame in source.frames()] == list(range(FILM_FRAMES))
+    again.close()
+    assert source.hardware == ""
+    (said,) = logs  # once, not at every connection
+    assert (said["event"], said["hwaccel"], said["instead"]) == ("hardware_decoder_missing", hwaccel, "software")
+    assert said["reason"]
 
 
 def test_key_frames_alone_are_decoded_where_that_is_wanted(numbered_film: Path) -> None:

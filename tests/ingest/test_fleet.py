@@ -18,7 +18,7 @@ from pipeline.manifest import CropRecipe
 from pipeline.memory_bus import MemoryBus
 from pipeline.messages import CameraStatus, Message, TrackEnded, decode
 from pipeline.settings import IngestSettings
-from pipeline.telemetry import Telemetry
+from pipeline.telemetry import SOFTWARE_INSTEAD, Telemetry
 from tests.ingest.conftest import PATIENCE_S, camera
 from tests.servers import wait_until
 
@@ -154,3 +154,26 @@ def test_a_loop_that_fails_by_a_fault_of_ours_is_begun_anew(
     wait_until(anew, timeout_s=PATIENCE_S, what="a new loop")
     assert "ZeroDivisionError" in first.state.reason
     fleet.close()
+
+
+def test_a_camera_whose_hardware_is_missing_is_counted_all_the_same_and_that_is_said(
+    bus: MemoryBus, recipe: CropRecipe, clip: Clip
+) -> None:
+    """Software decodes it; the metric says of which cameras, so that nobody wonders where the cores went."""
+    telemetry = Telemetry(("ingest",))
+    fleet = Fleet(
+        (camera(clip.path, name="asked", hwaccel="none-of-that-name"), camera(clip.path, name="plain")),
+        settings=IngestSettings(detect_fps=5),
+        recipe=recipe,
+        bus=bus,
+        telemetry=telemetry,
+    )
+    fleet.start()
+    wait_until(fleet.ended, timeout_s=60, what="the end of both films")
+    fleet.close()
+    ends = [m for m in said(bus.consumer(FACE_CROPS, group="test")) if isinstance(m, TrackEnded)]
+    assert sorted(end.camera_id for end in ends) == ["asked"] * 3 + ["plain"] * 3
+    fallbacks = {
+        labels["camera"]: value for name, labels, value in telemetry.samples(SOFTWARE_INSTEAD) if "created" not in name
+    }
+    assert fallbacks == {"asked": 1, "plain": 0}

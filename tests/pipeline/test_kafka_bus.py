@@ -310,3 +310,66 @@ def test_a_partition_that_stands_still_before_the_end_is_fetched_anew(
     assert set(stalled) == {TopicPartition(topic, 0)}
     consumer._consumer.resume(partition)
     assert numbers(read_until(consumer, lambda got: len(got) == 3)) == [3, 4, 5]
+
+
+@pytest.mark.kafka
+def test_who_joins_takes_only_its_share_and_the_rest_is_read_on(kafka_bus_of: BusFactory, topic_prefix: str) -> None:
+    """Cooperative-sticky: what stays is neither taken away nor asked for its start again, and its records come meanwhile."""
+    name = f"{topic_prefix}four"
+    partitions = [TopicPartition(name, n) for n in range(4)]
+    bus = kafka_bus_of()
+    bus.ensure_topics([TopicSpec(name, 4, retention_s=600)])
+    asked: list[TopicPartition] = []
+
+    def start(partition: TopicPartition) -> None:
+        asked.append(partition)
+
+    first = bus.consumer(name, group=f"{topic_prefix}g", start_at=start)
+    wait_until(
+        lambda: first.poll(0.1, 10) == () and len(first.assignment()) == 4, timeout_s=PATIENCE_S, what="all four"
+    )
+    assert sorted(asked) == partitions
+
+    producer = bus.producer()
+    stop = threading.Event()
+
+    def feed() -> None:
+        while not stop.wait(0.02):
+            for n in range(16):  # keys in every partition
+                producer.send(name, key=b"k%d" % n, value=b"0", headers=())
+
+    feeding, others = (
+        threading.Thread(target=feed),
+        threading.Thread(target=lambda: _poll_until(second, joined, got_by_second)),
+    )
+    second, joined, got_by_second = bus.consumer(name, group=f"{topic_prefix}g"), threading.Event(), list[Record]()
+    feeding.start()
+    others.start()
+    owned: list[frozenset[TopicPartition]] = []
+    rounds: list[set[TopicPartition]] = []
+    try:
+
+        def shared() -> bool:
+            got = first.poll(0.05, 500)
+            owned.append(first.assignment())
+            rounds.append({record.topic_partition for record in got})
+            return len(first.assignment()) == 2 and bool(got_by_second)
+
+        wait_until(shared, timeout_s=PATIENCE_S, what="two for each")
+    finally:
+        joined.set()
+        stop.set()
+        others.join(PATIENCE_S)
+        feeding.join(PATIENCE_S)
+    kept = first.assignment()
+    assert all(kept <= had for had in owned)  # at no time taken away
+    assert len(asked) == 4  # nor begun anew
+    #  before │ the second joins: all four ─▶ two │ two
+    moved = next(n for n, had in enumerate(owned) if len(had) < 4)
+    assert any(kept & got for got in rounds[moved:])
+    assert {record.topic_partition for record in got_by_second} <= set(partitions) - kept
+
+
+def _poll_until(consumer: Consumer, over: threading.Event, got: list[Record]) -> None:
+    while not over.is_set():
+        got.extend(consumer.poll(0.05, 500))

@@ -147,6 +147,25 @@ def test_what_the_codec_does_not_call_a_codec_error_is_invalid_too(value: bytes)
     assert refused.value.reason == "malformed"
 
 
+@given(st.sampled_from(EXAMPLES), st.data())
+def test_a_bit_that_was_turned_over_is_found(message: Message, data: st.DataObject) -> None:
+    """Wherever it is, and also where what it makes would decode: another age, another time, another face."""
+    value = encode(message)
+    at = data.draw(st.integers(0, 8 * len(value) - 1))
+    damaged = bytearray(value)
+    damaged[at // 8] ^= 1 << at % 8
+    assert decode(value, headers(value)) == message
+    with pytest.raises(InvalidMessage) as refused:
+        decode(bytes(damaged), headers(value))
+    assert refused.value.reason == "checksum"
+
+
+def test_a_record_without_a_checksum_is_taken_as_it_is() -> None:
+    """Writers of the release before do not seal what they write; in a rolling upgrade both are read."""
+    assert [name for name, _ in headers()] == ["schema"]
+    assert decode(encode(EXAMPLES[0]), headers()) == EXAMPLES[0]
+
+
 @pytest.mark.parametrize("version", [b"", b"0", b"2", b"\xff\xfe"])
 def test_another_schema_version_is_refused_by_name(version: bytes) -> None:
     """An old or newer record is told apart from a broken one."""
