@@ -3,40 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from typing import NamedTuple
+from itertools import count
 
 import numpy as np
 from numpy.typing import NDArray
 
 from inference.heads import Heads, read_heads
-from inference.predictor import Predictor
+from inference.predictor import Crops, Predictor
 from pipeline.attributes import Attribute
 from pipeline.manifest import Manifest
 from pipeline.messages import FaceCrop, Prediction, TrackEnded
 
 
-class Face(NamedTuple):
-    """A face crop with its pixels: (size, size, 3) uint8, RGB."""
-
-    crop: FaceCrop
-    pixels: NDArray[np.uint8]
-
-
 def predict(
-    items: Sequence[Face | TrackEnded], predictor: Predictor, manifest: Manifest, attributes: Collection[Attribute]
+    items: Sequence[FaceCrop | TrackEnded],
+    crops: Crops,
+    predictor: Predictor,
+    manifest: Manifest,
+    attributes: Collection[Attribute],
 ) -> list[Prediction | TrackEnded]:
     """Label every face with one pass of the network; what is no face passes through, in order.
 
-    A head that is not among *attributes* is left out of the prediction.
+    The k-th face crop among *items* has its pixels in the k-th row of *crops*. A head that is not among *attributes* is left out
+    of the prediction.
     """
-    faces = [item for item in items if isinstance(item, Face)]
-    if not faces:
+    if not len(crops):
         return [item for item in items if isinstance(item, TrackEnded)]
-    heads = read_heads(predictor.predict(np.stack([face.pixels for face in faces])), manifest)
-    predictions = iter(
-        _prediction(face.crop, heads, row, manifest.digest, attributes) for row, face in enumerate(faces)
-    )
-    return [next(predictions) if isinstance(item, Face) else item for item in items]
+    heads = read_heads(predictor.predict(crops), manifest)
+    rows = count()
+    return [
+        _prediction(item, heads, next(rows), manifest.digest, attributes) if isinstance(item, FaceCrop) else item
+        for item in items
+    ]
 
 
 def _prediction(crop: FaceCrop, heads: Heads, row: int, model: str, attributes: Collection[Attribute]) -> Prediction:

@@ -18,7 +18,8 @@ from rich.progress import track as with_progress
 
 from aggregator.fusion import Evidence, Visitor, fuse
 from inference.heads import Heads, read_heads
-from inference.tensorflow_predictor import TensorFlowPredictor
+from inference.predictor import Engine
+from inference.service import engine_of
 from ingest.alignment import align
 from ingest.av_source import AvSource
 from ingest.detector import FaceBox, Image
@@ -56,7 +57,7 @@ def annotate(path: Path, out: Path | None, settings: Settings, model: Path) -> d
         problems.append(f"{path}: {'no picture or film in it' if folder else 'no such file'}; name one of {kinds}")
     if problems:
         raise ConfigError(problems)
-    predictor = TensorFlowPredictor(model, threads=settings.inference.threads)
+    predictor = engine_of(settings.inference, model=model)
     detector = YunetDetector(settings.ingest.detector_model, max_side_px=max(SEARCH_PX, settings.ingest.max_side_px))
     labeller = _Labeller(predictor, detector, settings.attributes)
     if not folder:
@@ -97,9 +98,7 @@ def _unwritable(path: Path, out: Path) -> list[str]:
 
 
 class _Labeller:
-    def __init__(
-        self, predictor: TensorFlowPredictor, detector: YunetDetector, attributes: Sequence[Attribute]
-    ) -> None:
+    def __init__(self, predictor: Engine, detector: YunetDetector, attributes: Sequence[Attribute]) -> None:
         self._predictor = predictor
         self._detector = detector
         self._attributes = attributes

@@ -21,7 +21,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from pipeline.attributes import ATTRIBUTES, Attribute
 from pipeline.bus import CAMERAS, DEAD_LETTERS, FACE_CROPS, PREDICTIONS, TopicSpec
 from pipeline.errors import ConfigError
-from pipeline.manifest import DEFAULT_MODEL
+from pipeline.manifest import DEFAULT_MODEL, EngineName
 from pipeline.redaction import redact
 
 PREFIX: Final = "DEMOGRAPHICS_"
@@ -171,10 +171,18 @@ class InferenceSettings(_Section):
     """From face crops to predictions."""
 
     model: Path = Field(DEFAULT_MODEL, description="folder of the model: weights and manifest.json")
+    engine: Literal["auto"] | EngineName = Field(
+        "auto",
+        description="what runs the network: tensorflow, onnxruntime, litert, jax; auto: the fastest on this machine of those that"
+        " are installed and agree with the model's golden batch",
+    )
     max_batch: int = Field(32, ge=1, le=1024, description="face crops in one pass of the network, at most")
     max_wait_s: float = Field(0.02, ge=0, le=5, description="how long a crop may wait for others to share its pass")
     threads: int = Field(0, ge=0, le=256, description="threads of the network on a CPU; 0: as many as cores")
     decoders: int = Field(2, ge=1, le=64, description="threads that decode JPEG")
+    ahead: int = Field(
+        4, ge=1, le=64, description="where crops are waiting: passes of the network that are decoded while one runs"
+    )
 
 
 class AggregatorSettings(_Section):
