@@ -129,6 +129,10 @@ class IngestSettings(_Section):
     max_side_px: int = Field(
         640, ge=160, le=3840, description="frames are searched at this size; faces below 40 px of it are missed"
     )
+    detector: Literal["auto", "onnxruntime", "opencv"] = Field(
+        "auto",
+        description="what finds the faces; auto: onnxruntime, which is faster, and opencv for a YuNet file that it cannot run",
+    )
     detector_model: Path | None = Field(None, description="another YuNet file; empty: the one that is shipped")
     least_detect_fps: float = Field(
         1, gt=0, le=60, description="a worker that cannot keep up searches each camera less often, down to this"
