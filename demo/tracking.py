@@ -30,10 +30,10 @@ from demo.scenes import SCENES, draw_scene
 from demo.truth import Score, Sighting, Truth, score
 from ingest.av_source import AvSource
 from ingest.camera import CameraLoop
+from ingest.detection import open_detection
 from ingest.outbox import SharedProducer
 from ingest.source import Frame, Source
 from ingest.step import Look
-from ingest.yunet_detector import YunetDetector
 from pipeline.bus import Headers
 from pipeline.cameras import Camera
 from pipeline.errors import PipelineError
@@ -126,8 +126,8 @@ class Watched:
             camera,
             settings=ingest,
             recipe=load_manifest(self._settings.inference.model).crop,
-            detector=lambda camera: YunetDetector(
-                ingest.detector_model, max_side_px=camera.max_side_px or ingest.max_side_px
+            detector=lambda camera: open_detection(ingest.detector, ingest.detector_model)(
+                camera.max_side_px or ingest.max_side_px
             ),
             connect=connect,
             producer=SharedProducer(self.listener),

@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from typing import Final
 
 from inference.predictor import Engine
-from inference.service import InferenceService
+from inference.service import InferenceService, engine_of
 from pipeline.distributed import Startup, open_bus
 from pipeline.settings import Settings
 from pipeline.telemetry import Telemetry
@@ -16,13 +16,13 @@ PORT: Final = 9102
 
 
 def serve(settings: Settings, load: Callable[[Settings], Engine] | None = None) -> None:
-    """Run until a signal, with the engine that *load* gives; TensorFlow's without. Raises ConfigError."""
+    """Run until a signal, with the engine that *load* gives, else the settings'. Raises ConfigError."""
     telemetry = Telemetry(("inference",))
     with ExitStack() as stack:
         startup = Startup("inference", settings, telemetry, port=PORT)
         stack.callback(startup.close)
         startup.serve()
-        predictor = (load or _tensorflow)(settings)
+        predictor = load(settings) if load else engine_of(settings.inference, telemetry)
         bus = open_bus(settings.kafka, "demographics-inference", telemetry)
         stack.callback(bus.close)
 
@@ -38,11 +38,3 @@ def serve(settings: Settings, load: Callable[[Settings], Engine] | None = None) 
         stack.callback(service.close)
         startup.ready()
         service.worker.run(startup.stop)
-
-
-def _tensorflow(settings: Settings) -> Engine:
-    from inference.tensorflow_predictor import TensorFlowPredictor  # noqa: PLC0415  seconds, for those who want it only
-
-    predictor = TensorFlowPredictor(settings.inference.model, threads=settings.inference.threads)
-    predictor.warm_up()
-    return predictor

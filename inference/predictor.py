@@ -6,12 +6,13 @@ logits within the tolerance of tests/inference/test_predictor.py.
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+import os
+from typing import Final, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.manifest import Manifest
+from pipeline.manifest import EngineName, Manifest
 
 Crops = NDArray[np.uint8]
 """(n, size_px, size_px, 3), RGB, 0..255."""
@@ -38,3 +39,33 @@ class Engine(Predictor, Protocol):
     @property
     def manifest(self) -> Manifest:
         """Say what crops it takes and what its logits stand for."""
+
+
+class Tolerance(NamedTuple):
+    """How far an engine's answers may lie from the original's, on average over the judged crops."""
+
+    age_years: float
+    probability: float  # of being female, and of the ethnicity that differs most
+
+
+EXACT: Final = Tolerance(age_years=0.05, probability=0.005)
+"""For arithmetic in float32: engines add in another order, and no more."""
+ROUNDED: Final = Tolerance(age_years=1.0, probability=0.04)
+"""For int8 and 16-bit floats: a year is a fifth of the model's own mean error."""
+
+
+class NamedEngine(Engine, Protocol):
+    """An engine that can be chosen, and says how far it may differ from the original."""
+
+    @property
+    def name(self) -> EngineName:
+        """Tell it from the others."""
+
+    @property
+    def tolerance(self) -> Tolerance:
+        """Say what its arithmetic costs, at most."""
+
+
+def core_count() -> int:
+    """Count the cores that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -3,49 +3,46 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from typing import NamedTuple
 
 import numpy as np
 from msgspec import UNSET
 from numpy.typing import NDArray
 
 from inference.heads import Heads, read_heads
-from inference.predictor import Predictor
+from inference.predictor import Crops, Predictor
 from pipeline.attributes import ATTRIBUTES, Attribute
 from pipeline.manifest import Manifest
 from pipeline.messages import FaceCrop, Prediction, TrackEnded
 
 
-class Face(NamedTuple):
-    """A face crop with its pixels: (size, size, 3) uint8, RGB."""
-
-    crop: FaceCrop
-    pixels: NDArray[np.uint8]
-
-
 def predict(
-    items: Sequence[Face | TrackEnded], predictor: Predictor, manifest: Manifest, attributes: Collection[Attribute]
+    items: Sequence[FaceCrop | TrackEnded],
+    crops: Crops,
+    predictor: Predictor,
+    manifest: Manifest,
+    attributes: Collection[Attribute],
 ) -> list[Prediction | TrackEnded]:
     """Label every face with one pass of the network; what is no face passes through, in order.
 
-    What is not among *attributes*, or not among those that the crop's camera allows, is neither worked out nor said.
+    The k-th face crop among *items* has its pixels in the k-th row of *crops*. What is not among *attributes*, or not among those
+    that the crop's camera allows, is neither worked out nor said.
     """
-    faces = [item for item in items if isinstance(item, Face)]
-    if not faces:
+    if not len(crops):
         return [item for item in items if isinstance(item, TrackEnded)]
-    wanted = [_allowed(face.crop, attributes) for face in faces]
-    heads = read_heads(predictor.predict(np.stack([face.pixels for face in faces])), manifest, wanted)
-    predictions = iter(
-        _prediction(face.crop, heads, row, manifest.digest, wanted[row]) for row, face in enumerate(faces)
-    )
-    return [next(predictions) if isinstance(item, Face) else item for item in items]
+    wanted = [_allowed(item, attributes) for item in items if isinstance(item, FaceCrop)]
+    heads = read_heads(predictor.predict(crops), manifest, wanted)
+    rows = iter(enumerate(wanted))
+    return [
+        _prediction(item, heads, *next(rows), model=manifest.digest) if isinstance(item, FaceCrop) else item
+        for item in items
+    ]
 
 
 def _allowed(crop: FaceCrop, attributes: Collection[Attribute]) -> frozenset[Attribute]:
     return frozenset(attributes).intersection(ATTRIBUTES if crop.attributes is UNSET else crop.attributes)
 
 
-def _prediction(crop: FaceCrop, heads: Heads, row: int, model: str, attributes: Collection[Attribute]) -> Prediction:
+def _prediction(crop: FaceCrop, heads: Heads, row: int, attributes: Collection[Attribute], *, model: str) -> Prediction:
     return Prediction(
         camera_id=crop.camera_id,
         site=crop.site,

@@ -1,30 +1,22 @@
 """The network on TensorFlow, on a CPU or a GPU: one compiled function, a few fixed batch shapes.
 
-`model.predict` in a loop leaks and is slow, and every new batch shape would be traced and compiled anew: batches are padded
-to the next of a few sizes, and longer ones are cut.
+`model.predict` in a loop leaks and is slow.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-from numpy.typing import NDArray
 
-from inference.predictor import Crops, Logits
-from pipeline.errors import ConfigError
-from pipeline.manifest import Manifest, load_manifest, verified_weights
-
-BATCH_SIZES: Final = (1, 4, 16, 32, 64)
-
-
-def padded_size(count: int, sizes: tuple[int, ...] = BATCH_SIZES) -> int:
-    """Give the smallest of *sizes* that holds *count*, or the largest of them."""
-    return next((size for size in sizes if size >= count), sizes[-1])
+from inference.keras_model import BATCH_SIZES, Precision, load_keras_model, run_padded
+from inference.native import without_native_stderr
+from inference.predictor import EXACT, ROUNDED, Crops, Logits, Tolerance
+from pipeline.manifest import EngineName, Manifest, load_manifest, verified_weights
 
 
 def _import_tensorflow() -> Any:
@@ -34,28 +26,11 @@ def _import_tensorflow() -> Any:
 
         return tensorflow
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
-    with _without_native_stderr():
+    with without_native_stderr():
         import tensorflow  # noqa: ICN001, PLC0415
 
         tensorflow.config.list_physical_devices("GPU")
     return tensorflow
-
-
-@contextlib.contextmanager
-def _without_native_stderr() -> Iterator[None]:
-    """Silence what native code writes to stderr: that there is no GPU, four times, before any log level holds.
-
-    What goes wrong comes as an exception all the same.
-    """
-    kept = os.dup(2)
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(nowhere, 2)
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(nowhere)
-        os.close(kept)
 
 
 def graphics_cards() -> list[str]:
@@ -69,40 +44,46 @@ def graphics_cards() -> list[str]:
 
 
 class TensorFlowPredictor:
-    """A Keras model whose outputs are the logits of the three heads."""
+    """A Keras model whose outputs are the logits of the three heads.
 
-    def __init__(self, folder: Path, *, threads: int = 0, batch_sizes: tuple[int, ...] = BATCH_SIZES) -> None:
+    On a GPU it is compiled by XLA and computes in 16 bits; on a CPU TensorFlow's own kernels (oneDNN) are faster than XLA's.
+    """
+
+    name: Final[EngineName] = "tensorflow"
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        threads: int = 0,
+        batch_sizes: tuple[int, ...] = BATCH_SIZES,
+        precision: Precision | None = None,
+    ) -> None:
         """Load the model and check its digest. *threads* 0 leaves the number to TensorFlow. Raises ConfigError."""
         self.manifest: Manifest = load_manifest(folder)
-        weights = verified_weights(folder, self.manifest)
+        verified_weights(folder, self.manifest)  # before the seconds that TensorFlow takes
         tensorflow = _import_tensorflow()
-        import keras  # noqa: PLC0415  after the back end has been chosen
-
-        if keras.backend.backend() != "tensorflow":
-            raise ConfigError(
-                f"Keras runs on {keras.backend.backend()} here; unset KERAS_BACKEND to serve with TensorFlow"
-            )
         if threads:
             with contextlib.suppress(
                 RuntimeError
             ):  # TensorFlow has started already in this process: it keeps what it has
                 tensorflow.config.threading.set_intra_op_parallelism_threads(threads)
-        for device in tensorflow.config.list_physical_devices("GPU"):
+        gpus = tensorflow.config.list_physical_devices("GPU")
+        for device in gpus:
             tensorflow.config.experimental.set_memory_growth(
                 device, enable=True
             )  # before the first use: else it takes all
-        try:
-            model = keras.models.load_model(weights, compile=False, safe_mode=True)
-        except (OSError, ValueError, TypeError, KeyError) as error:
-            raise ConfigError(
-                f"model {weights}: Keras cannot load it ({type(error).__name__}); export it again"
-            ) from error
+        precision = precision or ("mixed_float16" if gpus else "float32")
+        self.tolerance: Tolerance = EXACT if precision == "float32" else ROUNDED
+        self.model = model = load_keras_model(folder, self.manifest, "tensorflow", precision)
         self._sizes = batch_sizes
         self._constant = tensorflow.constant
         side = self.manifest.crop.size_px
 
         @tensorflow.function(
-            input_signature=[tensorflow.TensorSpec((None, side, side, 3), tensorflow.uint8)], reduce_retracing=True
+            input_signature=[tensorflow.TensorSpec((None, side, side, 3), tensorflow.uint8)],
+            reduce_retracing=True,
+            jit_compile=bool(gpus),
         )
         def forward(crops: Any) -> tuple[Any, Any, Any]:
             out = model(tensorflow.cast(crops, tensorflow.float32), training=False)
@@ -120,15 +101,4 @@ class TensorFlowPredictor:
 
     def predict(self, crops: Crops) -> Logits:
         """Give the logits of every crop, in order; any number of crops, none included."""
-        largest = self._sizes[-1]
-        parts = [self._run(crops[start : start + largest]) for start in range(0, max(1, len(crops)), largest)]
-        return Logits(*(np.concatenate(heads) for heads in zip(*parts, strict=True)))
-
-    def _run(self, crops: Crops) -> tuple[NDArray[np.float32], ...]:
-        count = len(crops)
-        size = padded_size(max(1, count), self._sizes)
-        if count < size:
-            padded = np.zeros((size, *crops.shape[1:]), np.uint8)
-            padded[:count] = crops
-            crops = padded
-        return tuple(np.asarray(head)[:count] for head in self._forward(self._constant(crops)))
+        return run_padded(lambda part: self._forward(self._constant(part)), crops, self._sizes)

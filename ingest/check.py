@@ -19,9 +19,9 @@ from rich.console import Console
 from rich.table import Table
 
 from ingest.av_source import AvSource
+from ingest.detection import open_detection
 from ingest.detector import FaceBox, Image
 from ingest.frames import fault_of
-from ingest.yunet_detector import YunetDetector
 from pipeline.cameras import Camera
 from pipeline.errors import ConfigError, SourceLost
 from pipeline.settings import IngestSettings
@@ -127,7 +127,7 @@ def _look(
 ) -> None:
     context = source.stream.codec_context
     check.codec, check.hwaccel = context.name, source.hardware
-    detector = YunetDetector(settings.detector_model, max_side_px=camera.max_side_px or settings.max_side_px)
+    detector = open_detection(settings.detector, settings.detector_model)(camera.max_side_px or settings.max_side_px)
     first_at = last_at = due = 0.0
     for frame in source.frames():
         if not check.frames:

@@ -13,8 +13,8 @@ import structlog
 
 from ingest.av_source import AvSource
 from ingest.camera import CameraLoop
+from ingest.detection import open_detection
 from ingest.outbox import SharedProducer
-from ingest.yunet_detector import YunetDetector
 from pipeline import telemetry as metrics
 from pipeline.attributes import ATTRIBUTES, Attribute
 from pipeline.bus import Bus
@@ -57,7 +57,7 @@ class Fleet:
         seal: Callable[[FaceCrop], FaceCrop] = lambda crop: crop,
     ) -> None:
         """Set up; nothing is opened yet. Raises ConfigError where the detector's model does not load."""
-        YunetDetector(settings.detector_model)  # a model that does not load is found out here, not in a camera's thread
+        self._detection = open_detection(settings.detector, settings.detector_model)
         cv2.setNumThreads(1)  # cameras are the parallelism; OpenCV's own threads would fight over the cores
         self._settings = settings
         self._recipe = recipe
@@ -83,9 +83,7 @@ class Fleet:
             camera,
             settings=settings,
             recipe=self._recipe,
-            detector=lambda camera: YunetDetector(
-                settings.detector_model, max_side_px=camera.max_side_px or settings.max_side_px
-            ),
+            detector=lambda camera: self._detection(camera.max_side_px or settings.max_side_px),
             connect=self._connect,
             producer=self._producer,
             telemetry=self._telemetry,

@@ -42,16 +42,50 @@ def yunet_model(path: Path | None = None) -> Path:
     return found
 
 
-class YunetDetector:
-    """YuNet at a bounded picture size: its cost goes with the pixels, and a face needs only about 40 of them."""
+LEAST_SCORE: Final = 0.5
+OVERLAP: Final = 0.3  # of two boxes that are one face
+MOST_FACES: Final = 500
 
-    def __init__(self, model: Path | None = None, *, max_side_px: int = 640, least_score: float = 0.5) -> None:
+
+def shrunk(image: Image, max_side_px: int) -> Image:
+    """Give *image* as it is searched: no side longer than *max_side_px*. Its cost goes with the pixels."""
+    height, width = image.shape[:2]
+    scale = min(1.0, max_side_px / max(height, width))
+    if scale == 1.0:
+        return image
+    # INTER_AREA costs four times as much and finds no more faces; below half size linear would alias.
+    method = cv2.INTER_LINEAR if scale >= 0.5 else cv2.INTER_AREA
+    return np.asarray(cv2.resize(image, (round(width * scale), round(height * scale)), interpolation=method), np.uint8)
+
+
+def face_boxes(rows: NDArray[np.float32], shape: tuple[int, ...], searched: tuple[int, ...]) -> list[FaceBox]:
+    """Turn YuNet's rows, in pixels of the *searched* shape, into detections in pixels of the picture's own *shape*."""
+    back = np.array((shape[1] / searched[1], shape[0] / searched[0]), np.float32)
+    return [
+        FaceBox(
+            xyxy=(
+                float(row[0] * back[0]),
+                float(row[1] * back[1]),
+                float((row[0] + row[2]) * back[0]),
+                float((row[1] + row[3]) * back[1]),
+            ),
+            landmarks=row[4:14].reshape(5, 2) * back,
+            score=float(row[14]),
+        )
+        for row in rows
+    ]
+
+
+class YunetDetector:
+    """YuNet at a bounded picture size, on OpenCV: a face needs only about 40 of the pixels."""
+
+    def __init__(self, model: Path | None = None, *, max_side_px: int = 640) -> None:
         """Load the model. Raises ConfigError where there is none."""
         self._max_side_px = max_side_px
         self._size = (0, 0)
         path = yunet_model(model)
         try:
-            self._net = cv2.FaceDetectorYN.create(str(path), "", (320, 320), least_score, 0.3, 500)
+            self._net = cv2.FaceDetectorYN.create(str(path), "", (320, 320), LEAST_SCORE, OVERLAP, MOST_FACES)
         except cv2.error:
             raise ConfigError(
                 f"detector model {path}: not a YuNet file in ONNX; leave the setting out to use the one that is shipped"
@@ -59,14 +93,8 @@ class YunetDetector:
 
     def detect(self, image: Image) -> Sequence[FaceBox]:
         """Find the faces in one picture, best first, in its own pixels."""
-        height, width = image.shape[:2]
-        scale = min(1.0, self._max_side_px / max(height, width))
-        if scale < 1.0:
-            size = (round(width * scale), round(height * scale))
-            # INTER_AREA costs four times as much and finds no more faces; below half size linear would alias.
-            small = cv2.resize(image, size, interpolation=cv2.INTER_LINEAR if scale >= 0.5 else cv2.INTER_AREA)
-        else:
-            small, size = image, (width, height)
+        small = shrunk(image, self._max_side_px)
+        size = (small.shape[1], small.shape[0])
         if size != self._size:
             self._net.setInputSize(size)
             self._size = size
@@ -75,18 +103,4 @@ class YunetDetector:
         if found is None:
             return ()
         rows = np.asarray(found, np.float32)
-        rows = rows[np.argsort(-rows[:, 14], kind="stable")]
-        back = np.array((width / size[0], height / size[1]), np.float32)
-        return [
-            FaceBox(
-                xyxy=(
-                    float(row[0] * back[0]),
-                    float(row[1] * back[1]),
-                    float((row[0] + row[2]) * back[0]),
-                    float((row[1] + row[3]) * back[1]),
-                ),
-                landmarks=row[4:14].reshape(5, 2) * back,
-                score=float(row[14]),
-            )
-            for row in rows
-        ]
+        return face_boxes(rows[np.argsort(-rows[:, 14], kind="stable")], image.shape, small.shape)

@@ -18,13 +18,14 @@ from rich.progress import track as with_progress
 
 from aggregator.fusion import Evidence, Visitor, fuse
 from inference.heads import Heads, read_heads
-from inference.tensorflow_predictor import TensorFlowPredictor
+from inference.predictor import Engine
+from inference.service import engine_of
 from ingest.alignment import align
 from ingest.av_source import AvSource
-from ingest.detector import FaceBox, Image
+from ingest.detection import open_detection
+from ingest.detector import Detector, FaceBox, Image
 from ingest.quality import quality
 from ingest.tracker import Track, Tracker
-from ingest.yunet_detector import YunetDetector
 from pipeline.attributes import Attribute
 from pipeline.cameras import Camera
 from pipeline.errors import ConfigError, SourceLost
@@ -56,8 +57,9 @@ def annotate(path: Path, out: Path | None, settings: Settings, model: Path) -> d
         problems.append(f"{path}: {'no picture or film in it' if folder else 'no such file'}; name one of {kinds}")
     if problems:
         raise ConfigError(problems)
-    predictor = TensorFlowPredictor(model, threads=settings.inference.threads)
-    detector = YunetDetector(settings.ingest.detector_model, max_side_px=max(SEARCH_PX, settings.ingest.max_side_px))
+    predictor = engine_of(settings.inference, model=model)
+    detection = open_detection(settings.ingest.detector, settings.ingest.detector_model)
+    detector = detection(max(SEARCH_PX, settings.ingest.max_side_px))
     labeller = _Labeller(predictor, detector, settings.attributes)
     if not folder:
         return labeller.label(path, out)
@@ -97,9 +99,7 @@ def _unwritable(path: Path, out: Path) -> list[str]:
 
 
 class _Labeller:
-    def __init__(
-        self, predictor: TensorFlowPredictor, detector: YunetDetector, attributes: Sequence[Attribute]
-    ) -> None:
+    def __init__(self, predictor: Engine, detector: Detector, attributes: Sequence[Attribute]) -> None:
         self._predictor = predictor
         self._detector = detector
         self._attributes = attributes
@@ -202,7 +202,7 @@ def _film_writer(out: Path, rate: Fraction, stack: ExitStack) -> Callable[[Image
     return write
 
 
-def _found_with_border(detector: YunetDetector, image: Image) -> list[FaceBox]:
+def _found_with_border(detector: Detector, image: Image) -> list[FaceBox]:
     border = max(image.shape[:2]) // 3
     padded = cv2.copyMakeBorder(image, border, border, border, border, cv2.BORDER_REPLICATE)
     moved = np.float32(border)

@@ -119,6 +119,25 @@ def infer() -> None:
 
 
 @app.command()
+def engines(
+    model: Annotated[
+        Path | None, typer.Option(help="A model's folder; the settings' where left out.", metavar="DIR")
+    ] = None,
+    again: Annotated[bool, typer.Option("--again", help="Try them anew, whatever is known of this machine.")] = False,
+    json: JsonOption = False,
+) -> None:
+    """Try every engine that may run the model on this machine; say how far each agrees, how fast it is, which one is taken."""
+    from pipeline.engine_table import engines_document, show_engines
+    from pipeline.settings import load_settings
+
+    configure_logging(level="WARNING", json=False)
+    document = engines_document(load_settings(), model, again=again)
+    show_engines(document)
+    if json:
+        _print_json(document)
+
+
+@app.command()
 def aggregate() -> None:
     """Run the aggregator: predictions to counts in Redis, /metrics, API and live page."""
     from aggregator.__main__ import serve

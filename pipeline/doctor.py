@@ -20,7 +20,7 @@ from pipeline.cameras import Camera, camera_of, load_cameras
 from pipeline.errors import ConfigError, PipelineError
 from pipeline.findings import PARTS, Away, Finding, State, in_bytes, span
 from pipeline.kafka_findings import KafkaFindings
-from pipeline.manifest import load_manifest, verified_weights
+from pipeline.manifest import ENGINES, load_manifest, verified_weights
 from pipeline.redaction import redact
 from pipeline.redis_findings import RedisFindings
 from pipeline.settings import Settings, documented, load_settings
@@ -139,28 +139,37 @@ def _model(settings: Settings, *, run: bool) -> Iterator[Finding]:
     )
     if not run:
         return
-    if not _tensorflow():
+    from inference.engines import installed, load_engine  # noqa: PLC0415  for those who run it only
+    from inference.golden import judge, read_golden  # noqa: PLC0415
+
+    if not any(installed(name) for name in ENGINES):
         yield Finding(
             "model",
             State.SKIPPED,
-            "it was not run: there is no TensorFlow here",
+            "it was not run: no engine is installed here",
             "run doctor where inference runs, such as its image",
         )
         return
-    from inference.selftest import golden_of, selftest  # noqa: PLC0415  for those who run it only
-    from inference.tensorflow_predictor import TensorFlowPredictor  # noqa: PLC0415
-
-    predictor = TensorFlowPredictor(folder, threads=settings.inference.threads, batch_sizes=(1, 4))
-    golden = golden_of(folder, manifest)
-    apart = selftest(predictor, manifest, golden)
+    options = settings.inference
+    engine = load_engine(options.engine, folder, threads=options.threads, max_batch=options.max_batch)
+    golden = read_golden(folder, manifest)
+    if golden is None:
+        yield Finding(
+            "model",
+            State.WARNING,
+            f"it runs on {engine.name}; whether it answers as where it was made cannot be told: it has no golden batch",
+            f"write the folder anew: demographics export --model {folder} -o NEW_FOLDER --formats none",
+        )
+        return
+    found = judge(engine, golden, manifest)
     began = time.perf_counter()
-    selftest(predictor, manifest, golden)
+    engine.predict(golden.judged.crops)
     took_ms = (time.perf_counter() - began) * 1000
     yield Finding(
         "model",
         State.OK,
-        ("it answers as where it was made" + f" ({apart:.3f} logits apart)" if apart is not None else "it answers")
-        + f"; five crops in {took_ms:.0f} ms",
+        f"it answers as where it was made, on {engine.name} ({found.age_mean_difference:.2f} years and "
+        f"{found.probability_mean_difference:.3f} in probability apart); {found.n} faces in {took_ms:.0f} ms",
     )
 
 

@@ -23,8 +23,7 @@ from aggregator.service import GROUP as AGGREGATOR_GROUP
 from aggregator.service import AggregatorService, disclosure_of, windows_of
 from aggregator.store import Snapshot
 from inference.service import GROUP as INFERENCE_GROUP
-from inference.service import InferenceService
-from inference.tensorflow_predictor import TensorFlowPredictor
+from inference.service import InferenceService, engine_of
 from ingest.av_source import AvSource
 from ingest.fleet import Fleet
 from pipeline.bus import FACE_CROPS, PREDICTIONS
@@ -104,8 +103,7 @@ class LocalRun:
         self.http.start()
 
         self._progress("loading the model")
-        predictor = TensorFlowPredictor(settings.inference.model, threads=settings.inference.threads)
-        predictor.warm_up(lambda done, of: self._progress(f"warming up the model ({done} of {of} batch sizes)"))
+        predictor = engine_of(settings.inference, self.telemetry, self._progress)
 
         self.bus = MemoryBus()
         self._stack.callback(self.bus.close)

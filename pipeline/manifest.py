@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Final, Literal, get_args
 
 import msgspec
 from msgspec import Meta, Struct
@@ -18,6 +18,10 @@ from pipeline.errors import ConfigError
 
 MANIFEST_NAME: Final = "manifest.json"
 DEFAULT_MODEL: Final = Path(__file__).resolve().parent.parent / "models" / "default"
+
+EngineName = Literal["tensorflow", "onnxruntime", "litert", "jax"]
+ENGINES: Final[tuple[EngineName, ...]] = get_args(EngineName)
+"""What a model may be run by."""
 
 Point = tuple[float, float]
 

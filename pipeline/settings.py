@@ -21,7 +21,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from pipeline.attributes import ATTRIBUTES, Attribute, in_order
 from pipeline.bus import CAMERAS, DEAD_LETTERS, FACE_CROPS, PREDICTIONS, TopicSpec
 from pipeline.errors import ConfigError
-from pipeline.manifest import DEFAULT_MODEL
+from pipeline.manifest import DEFAULT_MODEL, EngineName
 from pipeline.redaction import redact
 from pipeline.sealing import parse_keys
 
@@ -160,6 +160,10 @@ class IngestSettings(_Section):
     max_side_px: int = Field(
         640, ge=160, le=3840, description="frames are searched at this size; faces below 40 px of it are missed"
     )
+    detector: Literal["auto", "onnxruntime", "opencv"] = Field(
+        "auto",
+        description="what finds the faces; auto: onnxruntime, which is faster, and opencv for a YuNet file that it cannot run",
+    )
     detector_model: Path | None = Field(None, description="another YuNet file; empty: the one that is shipped")
     least_detect_fps: float = Field(
         1, gt=0, le=60, description="a worker that cannot keep up searches each camera less often, down to this"
@@ -202,10 +206,18 @@ class InferenceSettings(_Section):
     """From face crops to predictions."""
 
     model: Path = Field(DEFAULT_MODEL, description="folder of the model: weights and manifest.json")
+    engine: Literal["auto"] | EngineName = Field(
+        "auto",
+        description="what runs the network: tensorflow, onnxruntime, litert, jax; auto: the fastest on this machine of those that"
+        " are installed and agree with the model's golden batch",
+    )
     max_batch: int = Field(32, ge=1, le=1024, description="face crops in one pass of the network, at most")
     max_wait_s: float = Field(0.02, ge=0, le=5, description="how long a crop may wait for others to share its pass")
     threads: int = Field(0, ge=0, le=256, description="threads of the network on a CPU; 0: as many as cores")
     decoders: int = Field(2, ge=1, le=64, description="threads that decode JPEG")
+    ahead: int = Field(
+        4, ge=1, le=64, description="where crops are waiting: passes of the network that are decoded while one runs"
+    )
 
 
 class AggregatorSettings(_Section):

@@ -21,6 +21,7 @@ from prometheus_client.registry import Collector
 
 from pipeline.attributes import AGE_BANDS, ETHNICITIES, GENDERS
 from pipeline.errors import InvalidMessage, source_reasons
+from pipeline.manifest import ENGINES
 from pipeline.redaction import redact_event
 
 Kind = Literal["counter", "gauge", "histogram"]
@@ -270,6 +271,33 @@ BATCH_FILL = Metric(
     (1, 2, 4, 8, 16, 32, 64, 128),
     unit="face crops",
 )
+DECODE_WAIT = Metric(
+    "demographics_decode_wait_seconds",
+    "histogram",
+    "Time that a pass of the network waited for its pictures to be decoded.",
+    "inference",
+    (),
+    _FAST,
+)
+ENGINE = Metric(
+    "demographics_engine", "gauge", "1 for the engine that runs the network.", "inference", ("engine",),
+    reasons=ENGINES, unit="0 or 1",
+)  # fmt: skip
+ENGINE_RATE = Metric(
+    "demographics_engine_rate",
+    "gauge",
+    "Face crops a second that an engine reached in full batches when it was tried; nothing where it was not tried.",
+    "inference",
+    ("engine",),
+    unit="face crops a second",
+)
+ENGINE_DIFFERENCE = Metric(
+    "demographics_engine_difference_years",
+    "gauge",
+    "How far an engine's ages lie from those of the model's golden batch, on average, when it was tried.",
+    "inference",
+    ("engine",),
+)
 PREDICTIONS_TOTAL = Metric("demographics_predictions_total", "counter", "Face crops predicted.", "inference")
 CAPTURE_TO_BUS = Metric(
     "demographics_capture_to_bus_seconds",
@@ -403,6 +431,14 @@ BUS_FAILURES = Metric(
     "counter",
     "Calls that the bus did not answer; they are repeated.",
     "every service",
+)
+BATCH_WAIT = Metric(
+    "demographics_batch_wait_seconds",
+    "histogram",
+    "Time that the first record of a batch waited for others to share its pass.",
+    "every service",
+    (),
+    _FAST,
 )
 RECORDS = Metric("demographics_records_total", "counter", "Records handled.", "every service", ("topic",))
 

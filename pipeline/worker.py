@@ -83,13 +83,24 @@ class Worker:
     """Runs a handler over a topic until it is stopped."""
 
     def __init__(
-        self, consumer: Consumer, handler: Handler, telemetry: Telemetry, *, max_records: int, max_wait_s: float
+        self,
+        consumer: Consumer,
+        handler: Handler,
+        telemetry: Telemetry,
+        *,
+        max_records: int,
+        max_wait_s: float,
+        enough: int | None = None,
     ) -> None:
-        """Set up. A batch is full at *max_records*, or *max_wait_s* after its first record."""
+        """Set up. A batch waits until it has *enough* records, or *max_wait_s* after its first; it takes up to *max_records*.
+
+        Without *enough* it waits for *max_records*.
+        """
         self._consumer = consumer
         self._handler = handler
         self._telemetry = telemetry
         self._max_records = max_records
+        self._enough = max_records if enough is None else enough
         self._max_wait_s = max_wait_s
         self._uncommitted: dict[TopicPartition, int] = {}
         self._commit_due = self._lag_due = 0.0
@@ -119,8 +130,9 @@ class Worker:
         """Gather one batch; empty when nothing came for a moment. Raises TransportError."""
         batch = list(self._consumer.poll(0.2, self._max_records))
         self.ready.set()
-        deadline = time.monotonic() + self._max_wait_s
-        while batch and len(batch) < self._max_records and (left := deadline - time.monotonic()) > 0:
+        first_at = time.monotonic()
+        deadline = first_at + self._max_wait_s
+        while batch and len(batch) < self._enough and (left := deadline - time.monotonic()) > 0:
             # A poll comes back with the first record there is: one poll a record costs more than the record.
             time.sleep(min(left, self._max_wait_s / LOOKS))
             try:
@@ -130,6 +142,8 @@ class Worker:
                 break
             ours = self._consumer.assignment()  # a batch does not outlive the partitions it came from
             batch = [*(record for record in batch if record.topic_partition in ours), *more]
+        if batch:
+            self._telemetry.observe(metrics.BATCH_WAIT, time.monotonic() - first_at)
         return batch
 
     def _handle(self, batch: list[Record], stop: threading.Event) -> bool:

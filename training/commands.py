@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, Final, NamedTuple, cast
 
 import msgspec
 import numpy as np
@@ -21,7 +21,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from pipeline.errors import ConfigError
-from pipeline.manifest import DEFAULT_MODEL, MANIFEST_NAME, Manifest, load_manifest
+from pipeline.manifest import DEFAULT_MODEL, ENGINES, MANIFEST_NAME, EngineName, Manifest, load_manifest
 
 if TYPE_CHECKING:
     from training.dataset import Faces
@@ -184,6 +184,9 @@ def evaluate(
         Path | None, typer.Option("--out", "-o", help="Write report.md, plots, JSON and a CSV of every face there.")
     ] = None,
     threads: Threads = 0,
+    engine: Annotated[
+        str, typer.Option("--engine", help=f"What runs the model: auto, {', '.join(ENGINES)}.")
+    ] = "tensorflow",
     as_json: AsJson = False,
 ) -> None:
     """Measure a model on labelled faces, cut and read as the live system does."""
@@ -191,6 +194,8 @@ def evaluate(
 
     if part not in PARTS:
         raise ConfigError(f"part {part!r}: not one of {', '.join(PARTS)}")
+    if engine not in {"auto", *ENGINES}:
+        raise ConfigError(f"engine {engine!r}: not one of auto, {', '.join(ENGINES)}")
     if part == "all" and (split is not None or split_seed is not None):
         raise ConfigError("split: say with --part which part of it is meant: train, validation or test")
     if out is not None:
@@ -203,12 +208,14 @@ def evaluate(
         faces = _faces_of_part(data, manifest, run, wanted, begin=begin, console=console)
         _tell_left_out(console, faces)
         _quiet_tensorflow()
-        from inference.tensorflow_predictor import TensorFlowPredictor
+        from inference.engines import load_engine
         from training.evaluation import evaluate_faces, write_faces
 
-        predictor = TensorFlowPredictor(folder, threads=threads)
+        predictor = load_engine(
+            cast("EngineName", engine), folder, threads=threads, say=lambda what: console.print(f"{what} ...")
+        )
         found, heads = evaluate_faces(predictor, manifest, faces, robustness=robustness, seed=seed, progress=begin)
-    found["data"], found["part"] = str(data), part
+    found["data"], found["part"], found["engine"] = str(data), part, predictor.name
     if out is not None:
         history = _history(model) if run else []
         report = write_report(out, found, heads, faces, history)
@@ -217,7 +224,7 @@ def evaluate(
         console.print(f"Report: {report}")
     _show(
         console,
-        f"{manifest.name} ({manifest.digest}) on {data}, {part}",
+        f"{manifest.name} ({manifest.digest}) on {data}, {part}, by {predictor.name}",
         {"all": found, **found["by"]["age_band"], **found["by"]["ethnicity"]},
     )
     if as_json:

@@ -2,7 +2,7 @@
 
 model.keras           logits; what the services load
 manifest.json         digest, crop recipe, ages, temperatures, figures
-golden.npz            a few crops of faces that belong to nobody, with their logits: what every engine must give
+golden.npz            crops of faces that belong to nobody, with their logits: what every engine must give (inference/golden.py)
 saved_model/          TensorFlow, one signature `serving_default`: uint8 crops in, probabilities out
 model.onnx            ONNX: float RGB 0..255 in, any number of crops, logits out by the heads' names
 model.tflite          LiteRT, float32: float RGB 0..255 in, logits out
@@ -13,7 +13,6 @@ formats.json          digest, size and agreement of each format
 from __future__ import annotations
 
 import hashlib
-import warnings
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -22,16 +21,16 @@ from typing import Any, Final
 import keras
 import msgspec
 import numpy as np
-from numpy.typing import NDArray
 
-from inference.heads import read_heads
-from inference.predictor import Logits
-from pipeline.attributes import ATTRIBUTES, ETHNICITIES, GENDERS
+from inference.conversion import freeze, spanning, to_litert, to_onnx
+from inference.golden import Agreement, agreement
+from inference.litert_predictor import LitertPredictor
+from inference.onnxruntime_predictor import OnnxruntimePredictor
+from inference.predictor import Crops, Logits
+from pipeline.attributes import ATTRIBUTES
 from pipeline.errors import ConfigError
 from pipeline.manifest import MANIFEST_NAME, Manifest, load_manifest, verified_weights
-from training.augmentation import degrade, step_generator
-from training.dataset import load_faces
-from training.metrics import ethnicity_of, gender_of
+from training.golden import CAST, make_golden, sample_crops
 from training.model import predict_logits
 from training.model_folder import check_shapes, load_keras, write_json, write_model
 from training.recipe import Recipe, make_recipe
@@ -39,13 +38,8 @@ from training.train import BEST_NAME, RUN_NAME, load_best, read_run
 
 FORMATS: Final = ("saved_model", "onnx", "litert", "litert_int8")
 FORMATS_NAME: Final = "formats.json"
-GOLDEN_NAME: Final = "golden.npz"
-GOLDEN_FACES: Final = 8
 CALIBRATION_FACES: Final = 256
-CAST: Final = Path(__file__).resolve().parent.parent / "demo" / "cast"
 
-Crops = NDArray[np.uint8]
-Engine = Callable[[Crops], Logits]
 Say = Callable[[str], None]
 
 
@@ -80,34 +74,6 @@ def open_model(source: Path, manifest: Path | None = None) -> tuple[Any, Manifes
     return load_keras(source), found, source
 
 
-def sample_crops(manifest: Manifest, data: Path | None, count: int = CALIBRATION_FACES) -> Crops:
-    """Take *count* crops to calibrate and compare with: of *data*, else of the demo's cast, degraded to fill up."""
-    source = data or CAST
-    faces = load_faces(source, manifest.crop, limit=count)
-    rows = np.arange(count) % len(faces)
-    crops = faces.crops(rows)
-    for place in range(len(faces), count):
-        crops[place] = degrade(crops[place], step_generator(0, 0, place))
-    crops[-1, 0, 0], crops[-1, 0, 1] = 0, 255  # so that the quantised input is exactly the byte
-    return crops
-
-
-def agreement(original: Logits, other: Logits, manifest: Manifest) -> dict[str, float]:
-    """Say how far another engine's answers lie from the original's: years, probabilities, labels that stay the same."""
-    first, second = read_heads(original, manifest), read_heads(other, manifest)
-    years = np.abs(first.age - second.age)
-    return {
-        "n": len(years),
-        "age_mean_difference": float(years.mean()),
-        "age_largest_difference": float(years.max()),
-        "probability_largest_difference": float(
-            max(np.abs(first.p_female - second.p_female).max(), np.abs(first.p_ethnicity - second.p_ethnicity).max())
-        ),
-        "gender_agreement": float((gender_of(first) == gender_of(second)).mean()),
-        "ethnicity_agreement": float((ethnicity_of(first) == ethnicity_of(second)).mean()),
-    }
-
-
 def check_export(folder: Path, formats: Sequence[str]) -> None:
     """Raise ConfigError where *formats* are not ours or *folder* is taken, before anything is loaded."""
     unknown = [name for name in formats if name not in FORMATS]
@@ -117,10 +83,9 @@ def check_export(folder: Path, formats: Sequence[str]) -> None:
         raise ConfigError(
             f"Keras runs on {keras.backend.backend()} here; unset KERAS_BACKEND to export for other engines"
         )
-    if "onnx" in formats and (missing := [name for name in ("tf2onnx", "onnxruntime") if find_spec(name) is None]):
+    if "onnx" in formats and find_spec("tf2onnx") is None:
         raise ConfigError(
-            f"formats onnx: {' and '.join(missing)} must be installed: pip install demographics[training]; "
-            "or name the other --formats"
+            "formats onnx: tf2onnx must be installed: pip install demographics[training]; or name the other --formats"
         )
     if folder.exists():
         raise ConfigError(f"out {folder}: exists already; name another folder with -o, or remove it")
@@ -139,29 +104,33 @@ def export_model(
     """Write the whole folder and measure every format; gives what formats.json says. Raises ConfigError."""
     check_export(folder, formats)
     check_shapes(model, manifest)
-    crops = sample_crops(manifest, data)
+    crops = sample_crops(manifest, data or CAST, CALIBRATION_FACES)
     original = predict_logits(model, lambda rows: crops[rows], len(crops))
-    say("model.keras, manifest.json")
-    write_model(model, manifest, folder, weights=weights)
-    write_golden(folder / GOLDEN_NAME, model, manifest)
+    say("model.keras, manifest.json, golden.npz")
+    write_model(model, manifest, folder, weights=weights, golden=make_golden(model, manifest))
     found: dict[str, Any] = {}
-    frozen = _frozen(model, manifest) if {"litert", "litert_int8"} & set(formats) else None
+    frozen = freeze(model, manifest.crop.size_px) if {"litert", "litert_int8"} & set(formats) else None
     if "saved_model" in formats:
         say("saved_model")
         path = write_saved_model(model, manifest, folder / "saved_model")
-        found["saved_model"] = _entry(path) | {"agreement": _saved_model_agreement(path, crops, original, manifest)}
+        found["saved_model"] = _entry(path) | _said(_saved_model_agreement(path, crops, original, manifest))
     if "onnx" in formats:
         say("model.onnx")
-        path = write_onnx(model, manifest, folder / "model.onnx")
-        found["onnx"] = _entry(path) | {"agreement": agreement(original, onnx_engine(path)(crops), manifest)}
+        path = to_onnx(model, manifest.crop.size_px, folder / "model.onnx")
+        engine = OnnxruntimePredictor(path.read_bytes(), manifest)
+        found["onnx"] = _entry(path) | _said(agreement(original, engine.predict(crops), manifest))
     for name, file, quantised in (("litert", "model.tflite", False), ("litert_int8", "model_int8.tflite", True)):
         if name in formats:
             say(file)
-            (folder / file).write_bytes(convert_litert(frozen, crops if quantised else None))
-            other = litert_engine(folder / file, manifest)(crops)
-            found[name] = _entry(folder / file) | {"agreement": agreement(original, other, manifest)}
+            (folder / file).write_bytes(to_litert(frozen, spanning(crops) if quantised else None))
+            other = LitertPredictor((folder / file).read_bytes(), manifest).predict(crops)
+            found[name] = _entry(folder / file) | _said(agreement(original, other, manifest))
     write_json(folder / FORMATS_NAME, found)
     return found
+
+
+def _said(found: Agreement) -> dict[str, Any]:
+    return {"agreement": msgspec.to_builtins(found)}
 
 
 def _entry(path: Path) -> dict[str, Any]:
@@ -176,16 +145,6 @@ def _entry(path: Path) -> dict[str, Any]:
         "sha256": total.hexdigest() if total else hashlib.sha256(path.read_bytes()).hexdigest(),
         "bytes": sum(each.stat().st_size for each in files),
     }
-
-
-def write_golden(path: Path, model: Any, manifest: Manifest) -> None:
-    """Write a few crops of the demo's cast, whole and degraded, with the original's logits."""
-    pictures = sorted(CAST.glob("*.jpg"))
-    if not pictures:  # installed without the demo
-        return
-    crops = sample_crops(manifest, CAST, 2 * len(pictures))[:: 2 * len(pictures) // GOLDEN_FACES][:GOLDEN_FACES]
-    logits = predict_logits(model, lambda rows: crops[rows], len(crops))
-    np.savez_compressed(path, crops=crops, **logits._asdict())
 
 
 def _serving(model: Any, manifest: Manifest) -> Any:
@@ -221,7 +180,7 @@ def write_saved_model(model: Any, manifest: Manifest, path: Path) -> Path:
     return path
 
 
-def _saved_model_agreement(path: Path, crops: Crops, original: Logits, manifest: Manifest) -> dict[str, float]:
+def _saved_model_agreement(path: Path, crops: Crops, original: Logits, manifest: Manifest) -> Agreement:
     import tensorflow as tf  # noqa: PLC0415  only the formats need it
 
     serve = tf.saved_model.load(str(path)).signatures["serving_default"]
@@ -235,87 +194,3 @@ def _saved_model_agreement(path: Path, crops: Crops, original: Logits, manifest:
         )
     )
     return agreement(original, other, manifest)
-
-
-def write_onnx(model: Any, manifest: Manifest, path: Path) -> Path:
-    """Write the network as ONNX; gives *path*."""
-    side = manifest.crop.size_px
-    crops = keras.InputSpec(shape=(None, side, side, 3), dtype="float32", name="image")
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", r"In the future `np\.object`", FutureWarning)  # Keras asks numpy for it
-        model.export(path, format="onnx", verbose=False, input_signature=[crops])
-    return path
-
-
-def onnx_engine(path: Path) -> Engine:
-    """Open an ONNX file with ONNX Runtime, on the CPU."""
-    import onnxruntime  # noqa: PLC0415  only this format needs it
-
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    [taken] = session.get_inputs()
-
-    def run(crops: Crops) -> Logits:
-        parts = [
-            session.run(list(ATTRIBUTES), {taken.name: crops[start : start + 64].astype(np.float32)})
-            for start in range(0, len(crops), 64)
-        ]
-        return Logits(*(np.concatenate(heads) for heads in zip(*parts, strict=True)))
-
-    return run
-
-
-def _frozen(model: Any, manifest: Manifest) -> Any:
-    """Freeze the network into a graph without variables: from a live one the converter makes a file that gives NaN."""
-    import tensorflow as tf  # noqa: PLC0415  only the formats need it
-    from tensorflow.python.framework.convert_to_constants import (  # noqa: PLC0415
-        convert_variables_to_constants_v2,
-    )
-
-    side = manifest.crop.size_px
-
-    @tf.function(input_signature=[tf.TensorSpec((1, side, side, 3), tf.float32, name="image")])  # type: ignore[untyped-decorator]  # likewise
-    def forward(image: Any) -> tuple[Any, ...]:
-        out = model(image, training=False)
-        return tuple(out[name] for name in ATTRIBUTES)
-
-    return convert_variables_to_constants_v2(forward.get_concrete_function())
-
-
-def convert_litert(frozen: Any, calibration: Crops | None) -> bytes:
-    """Convert to LiteRT: float32, or int8 with the ranges seen on the *calibration* crops."""
-    import tensorflow as tf  # noqa: PLC0415  only the formats need it
-
-    converter = tf.lite.TFLiteConverter.from_concrete_functions([frozen])
-    if calibration is not None:
-        converter.optimizations = [tf.lite.Optimize.DEFAULT]
-        converter.representative_dataset = lambda: ([crop[None].astype(np.float32)] for crop in calibration)
-        converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
-        converter.inference_input_type = tf.uint8
-        converter.inference_output_type = tf.float32
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Statistics for quantized inputs", UserWarning)  # bytes in is what we ask for
-        return bytes(converter.convert())
-
-
-def litert_engine(path: Path, manifest: Manifest) -> Engine:
-    """Open a LiteRT file; its outputs are told apart by their sizes."""
-    import tensorflow as tf  # noqa: PLC0415  only the formats need it
-
-    with warnings.catch_warnings():
-        # tf.lite announces its successor, a package of its own that we do not need for one comparison.
-        warnings.filterwarnings("ignore", r"\s*Warning: tf\.lite\.Interpreter is deprecated", UserWarning)
-        interpreter = tf.lite.Interpreter(model_path=str(path))
-    [taken] = interpreter.get_input_details()
-    interpreter.allocate_tensors()
-    sizes = (manifest.ages[1] - manifest.ages[0] + 1, len(GENDERS), len(ETHNICITIES))
-    given = {int(each["shape"][-1]): each["index"] for each in interpreter.get_output_details()}
-
-    def run(crops: Crops) -> Logits:
-        parts = []
-        for crop in crops:  # one by one: some quantised graphs cannot be given another batch size
-            interpreter.set_tensor(taken["index"], crop[None].astype(taken["dtype"]))
-            interpreter.invoke()
-            parts.append([interpreter.get_tensor(given[size]).copy() for size in sizes])
-        return Logits(*(np.concatenate(heads) for heads in zip(*parts, strict=True)))
-
-    return run

@@ -1,4 +1,4 @@
-"""Writing a model's folder, whole or not at all: model.keras and manifest.json."""
+"""Writing a model's folder, whole or not at all: model.keras, manifest.json and golden.npz."""
 
 from __future__ import annotations
 
@@ -10,13 +10,16 @@ from typing import Any
 import keras
 import msgspec
 
+from inference.golden import Golden, write_golden
 from pipeline.attributes import ETHNICITIES, GENDERS
 from pipeline.errors import ConfigError
 from pipeline.manifest import MANIFEST_NAME, Manifest
 
 
-def write_model(model: Any, manifest: Manifest, folder: Path, *, weights: Path | None = None) -> Path:
-    """Write model.keras and manifest.json, whose weights and digest are filled in here; gives *folder*.
+def write_model(
+    model: Any, manifest: Manifest, folder: Path, *, weights: Path | None = None, golden: Golden | None = None
+) -> Path:
+    """Write model.keras, *golden* and manifest.json, whose weights and digest are filled in here; gives *folder*.
 
     *weights* is the model's file where it has one already. Raises ConfigError where the model's shapes are not what the
     manifest says.
@@ -32,6 +35,8 @@ def write_model(model: Any, manifest: Manifest, folder: Path, *, weights: Path |
     data = (part / "model.keras").read_bytes()
     manifest = msgspec.structs.replace(manifest, weights="model.keras", sha256=hashlib.sha256(data).hexdigest())
     write_json(part / MANIFEST_NAME, manifest)
+    if golden is not None:
+        write_golden(part, golden, manifest)
     part.rename(folder)  # a folder is whole, or not there
     return folder
 

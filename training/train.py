@@ -39,6 +39,7 @@ from pipeline.errors import ConfigError
 from pipeline.manifest import Manifest, load_manifest, verified_weights
 from training.augmentation import degrade, step_generator
 from training.dataset import Faces, load_faces
+from training.golden import make_golden
 from training.metrics import fit_share, fit_temperatures, summary
 from training.model import build_model, compile_model, predict_logits
 from training.model_folder import load_keras, write_model
@@ -418,7 +419,7 @@ def _finish(
     )  # fmt: skip
     figures = summary(read_heads(logits, manifest), choosing)
     manifest = msgspec.structs.replace(manifest, figures={key: round(value, 4) for key, value in figures.items()})
-    return write_model(plain, manifest, out / "model")
+    return write_model(plain, manifest, out / "model", golden=make_golden(plain, manifest))
 
 
 def load_best(out: Path, recipe: Recipe) -> Any:

@@ -149,13 +149,13 @@ def test_the_services_run_the_commands_of_the_product(compose: Mapping[str, Any]
 
 
 def test_images_leave_out_only_what_tensorflow_alone_asks_for() -> None:
-    """The plain images go without TensorFlow; nothing that another part needs goes with it."""
+    """The plain images go without TensorFlow and LiteRT; nothing that another part needs goes with them."""
     locked = tomllib.loads((ROOT / "uv.lock").read_text())["package"]
     asks: dict[str, set[str]] = {}
     for package in locked:
         asks.setdefault(package["name"], set()).update(item["name"] for item in package.get("dependencies", []))
     needed: set[str] = set()
-    waiting = [name for name in asks["demographics"] if name not in {"tensorflow", "keras"}]
+    waiting = [name for name in asks["demographics"] if name not in {"tensorflow", "keras", "ai-edge-litert"}]
     while waiting:
         name = waiting.pop()
         if name not in needed:

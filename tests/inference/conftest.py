@@ -96,6 +96,12 @@ def plain(value: int, side: int = SIDE) -> NDArray[np.uint8]:
     return np.full((side, side, 3), value, np.uint8)
 
 
+def drawn_crops(count: int, side: int) -> NDArray[np.uint8]:
+    """Draw crops of coloured blocks by integers alone, so that they are the same everywhere: (count, side, side, 3)."""
+    n, y, x, channel = np.ogrid[:count, :side, :side, :3]
+    return np.asarray((x // 8 * (37 + n) + y // 8 * (59 + 7 * n) + channel * 91 + n * 53) % 256, np.uint8)
+
+
 def cast_crops() -> dict[str, NDArray[np.uint8]]:
     """Cut the sixteen faces of the demo as the live system does, JPEG included: (size, size, 3), RGB, by file name."""
     recipe, detector = load_manifest(DEFAULT_MODEL).crop, YunetDetector()

@@ -1,7 +1,4 @@
-"""Write tests/golden/logits.json and the model's own golden.json anew, when the shipped model is another one.
-
-python -m tests.inference.golden_logits
-"""
+"""Write tests/golden/logits.json anew, when the shipped model is another one: python -m tests.inference.golden_logits."""
 
 from __future__ import annotations
 
@@ -13,10 +10,9 @@ import numpy as np
 from msgspec import Struct
 
 from inference.predictor import Crops, Logits
-from inference.selftest import GOLDEN_NAME, Golden, drawn_crops
 from inference.tensorflow_predictor import TensorFlowPredictor
 from pipeline.manifest import DEFAULT_MODEL
-from tests.inference.conftest import cast_crops
+from tests.inference.conftest import cast_crops, drawn_crops
 
 GOLDEN: Final = Path(__file__).parent.parent / "golden" / "logits.json"
 DRAWN: Final = 4
@@ -60,10 +56,8 @@ def write_golden() -> None:
         drawn=heads(drawn_crops(DRAWN, predictor.manifest.crop.size_px)),
         faces=heads(np.stack(list(cast_crops().values()))),
     )
-    own = Golden(golden.sha256, golden.drawn.age, golden.drawn.gender, golden.drawn.ethnicity)
-    for path, document in ((GOLDEN, golden), (DEFAULT_MODEL / GOLDEN_NAME, own)):
-        encoded = msgspec.json.encode(document)
-        path.write_bytes(encoded.replace(b"],[", b"],\n[").replace(b',"', b',\n"') + b"\n")
+    encoded = msgspec.json.encode(golden)
+    GOLDEN.write_bytes(encoded.replace(b"],[", b"],\n[").replace(b',"', b',\n"') + b"\n")
 
 
 if __name__ == "__main__":

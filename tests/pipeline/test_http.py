@@ -47,7 +47,7 @@ def test_metric_names_and_labels_keep_to_the_interface() -> None:
         assert metric.name.endswith("_total") == (metric.kind == "counter"), metric
         assert set(metric.labels) <= {
             "site", "camera", "window", "gender", "age_band", "ethnicity", "reason", "topic", "partition", "direction",
-            "state", "head",
+            "state", "head", "engine",
         }, metric  # fmt: skip
         assert metric.help.endswith("."), metric
         assert (metric.kind == "histogram") == bool(metric.buckets), metric

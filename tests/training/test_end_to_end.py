@@ -23,7 +23,10 @@ from typer.testing import CliRunner
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
+from inference.engines import open_engine
+from inference.golden import GOLDEN_FACES, judge, read_golden
 from inference.heads import read_heads
+from inference.predictor import ROUNDED
 from inference.tensorflow_predictor import TensorFlowPredictor
 from pipeline.errors import ConfigError
 from pipeline.manifest import load_manifest
@@ -252,18 +255,17 @@ def test_both_litert_files_say_what_the_original_says(exported: tuple[Path, dict
 @pytest.mark.slow
 def test_the_onnx_file_says_what_the_original_says(run: Path, tmp_path: Path) -> None:
     """To rounding, by the names of the heads, for any number of crops, the golden ones too."""
-    from training.export import onnx_engine  # noqa: PLC0415  imports Keras
-
     out = tmp_path / "model"
     found = as_json(["export", "--model", str(run), "-o", str(out), "--formats", "onnx"])
     same = found["formats"]["onnx"]["agreement"]
     assert same["age_largest_difference"] < 0.01
     assert same["probability_largest_difference"] < 1e-3
-    engine = onnx_engine(out / "model.onnx")
-    with np.load(out / "golden.npz") as golden:
-        for name, values in engine(golden["crops"])._asdict().items():
-            np.testing.assert_allclose(values, golden[name], rtol=1e-3, atol=1e-4)
-        assert engine(golden["crops"][:1]).age.shape == (1, 117)
+    engine = open_engine("onnxruntime", out)
+    golden = read_golden(out, engine.manifest)
+    assert golden is not None
+    for values, expected in zip(engine.predict(golden.crops), golden.logits, strict=True):
+        np.testing.assert_allclose(values, expected, rtol=1e-3, atol=1e-4)
+    assert engine.predict(golden.crops[:1]).age.shape == (1, 117)
 
 
 def test_onnx_without_its_packages_is_refused_before_any_work(
@@ -273,7 +275,7 @@ def test_onnx_without_its_packages_is_refused_before_any_work(
     from training import export as module  # noqa: PLC0415  imports Keras
 
     monkeypatch.setattr(module, "find_spec", lambda _: None)
-    with pytest.raises(ConfigError, match=r"tf2onnx and onnxruntime .* pip install demographics\[training\]"):
+    with pytest.raises(ConfigError, match=r"tf2onnx must .* pip install demographics\[training\]"):
         invoke(["export", "--model", str(run), "-o", str(tmp_path / "x"), "--formats", "onnx"])
     assert not (tmp_path / "x").exists()
 
@@ -297,12 +299,17 @@ def test_the_saved_model_takes_bytes_and_gives_probabilities(run: Path, tmp_path
 
 
 def test_the_golden_batch_is_what_the_served_model_gives(exported: tuple[Path, dict[str, Any]]) -> None:
-    """What every engine must reproduce."""
-    with np.load(exported[0] / "golden.npz") as golden:
-        logits = TensorFlowPredictor(exported[0]).predict(golden["crops"])
-        assert len(golden["crops"]) == 8
-        for name, values in logits._asdict().items():
-            np.testing.assert_allclose(values, golden[name], rtol=1e-3, atol=1e-4)
+    """What every engine must reproduce; the LiteRT file that was exported is taken as it is, nothing is converted."""
+    predictor = TensorFlowPredictor(exported[0])
+    golden = read_golden(exported[0], predictor.manifest)
+    assert golden is not None
+    assert len(golden.crops) == GOLDEN_FACES
+    for values, expected in zip(predictor.predict(golden.crops), golden.logits, strict=True):
+        np.testing.assert_allclose(values, expected, rtol=1e-3, atol=1e-4)
+    said: list[str] = []
+    engine = open_engine("litert", exported[0], say=said.append)
+    assert judge(engine, golden, engine.manifest).within(ROUNDED)
+    assert not [what for what in said if "converting" in what]
 
 
 def test_what_cannot_be_exported_is_refused(run: Path, exported: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
