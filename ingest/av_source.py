@@ -107,6 +107,7 @@ class AvSource:
         """Connect. Raises SourceLost, or the kind of it that says why."""
         self.live = camera.live
         self._camera = camera
+        self._paced = camera.live and camera.path is not None
         self._closed = False
         self._reading = False
         self._skipping = False
@@ -115,7 +116,7 @@ class AvSource:
         options = dict(camera.options)
         if address.startswith("rtsp"):
             options = {"rtsp_transport": "tcp", "fflags": "nobuffer", **options}
-        elif self.live:  # motion JPEG carries no clock of its own
+        elif camera.path is None:  # motion JPEG carries no clock of its own
             options = {"use_wallclock_as_timestamps": "1", **options}
         timeout = (open_timeout_s, read_timeout_s) if self.live else None
         wanted = camera.hwaccel or hwaccel
@@ -159,6 +160,8 @@ class AvSource:
                         f"camera {self._camera.id}: its clock left ours by {captured_at - now:+.0f} s within one connection; "
                         "reconnecting"
                     )
+                if self._paced:
+                    now = self._wait_until(captured_at)
                 if self.live and not self._only_keys:
                     self._catch_up(now - captured_at, at_key=bool(picture.key_frame))
                 yield Frame(
@@ -180,6 +183,12 @@ class AvSource:
             raise SourceLost(
                 f"camera {self._camera.id} at {self._camera.address} ended its stream; it will be tried again"
             )
+
+    def _wait_until(self, at: float) -> float:
+        """Wait until a file's picture is due, as a camera does with its own; gives the time then."""
+        while (left := at - (now := time.time())) > 0 and not self._closed:
+            time.sleep(min(left, 0.1))
+        return now
 
     def _catch_up(self, lag_s: float, *, at_key: bool) -> None:
         """Decode key frames only while pictures come later and later: else they would queue in the kernel, for minutes."""

@@ -131,6 +131,7 @@ def look(view: View, image: Image, faces: Sequence[FaceBox], at: float) -> Look:
         passage.counts = passage.counts or (track.confirmed and rule.counts(passage.progress))
         if passage.counts and (candidate := passage.selection.due(at)) is not None:
             _send(view, track, passage.selection, candidate, result)
+    _send_held(view, at, result)
     _end(view, update, result)
     return result
 
@@ -179,6 +180,17 @@ def _send(view: View, track: Track, selection: Selection, candidate: Candidate, 
             jpeg=view.cutter.encode(candidate.crop),
         )
     )
+
+
+def _send_held(view: View, at: float, result: Look) -> None:
+    """Send what is held of those whom this look did not show, before it is no news any more."""
+    seen = {track.number for track in result.seen}
+    for track in view.tracker.tracks:
+        passage = view.passages.get(track.number)
+        if passage is None or not passage.counts or track.number in seen:
+            continue
+        if (candidate := passage.selection.unseen(at)) is not None:
+            _send(view, track, passage.selection, candidate, result)
 
 
 def _end(view: View, update: TrackUpdate, result: Look) -> None:

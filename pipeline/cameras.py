@@ -10,6 +10,7 @@ cameras:
     stall_timeout_s: 10     # optional; the setting's
     decode: keyframes       # optional; 'all'. The low-power mode: only key frames are decoded
     hwaccel: cuda           # optional; the setting's
+    realtime: true          # optional; a file is played at its own pace, again and again, as a camera would send it
     options: {buffer_size: "1048576"}   # optional; handed to FFmpeg
     attributes: [age, gender]           # optional; what is said of this camera's visitors; the deployment's, which is the most
     # who counts as a visitor, in relative coordinates: [0, 0] is the picture's top left, [1, 1] its bottom right
@@ -107,6 +108,8 @@ class Camera(BaseModel):
     stall_timeout_s: Annotated[float, Field(gt=0, le=120)] | None = None
     decode: Literal["all", "keyframes"] = "all"
     hwaccel: str | None = None
+    realtime: bool = False
+    """A file is played at its own pace, again and again, as a camera would send it; else it is read as fast as it goes, once."""
     options: dict[str, str] = {}
     attributes: Annotated[tuple[Attribute, ...], AfterValidator(in_order)] = ATTRIBUTES
     zone: Polygon | None = None
@@ -136,7 +139,7 @@ class Camera(BaseModel):
     @property
     def live(self) -> bool:
         """True where frames come at their own pace."""
-        return self.path is None
+        return self.path is None or self.realtime
 
 
 def file_of(address: str) -> Path | None:
@@ -308,8 +311,11 @@ def _problem(where: str, detail: Any) -> str:
     return said
 
 
-def cameras_of_sources(sources: list[str]) -> tuple[Camera, ...]:
-    """Name a camera for each address or file given on the command line. Raises ConfigError with every problem."""
+def cameras_of_sources(sources: list[str], *, realtime: bool = False) -> tuple[Camera, ...]:
+    """Name a camera for each address or file given on the command line. Raises ConfigError with every problem.
+
+    *realtime* has files played at their own pace.
+    """
     problems, cameras, used = [], [], set[str]()
     for number, source in enumerate(sources, start=1):
         try:
@@ -322,7 +328,7 @@ def cameras_of_sources(sources: list[str]) -> tuple[Camera, ...]:
         name = re.sub(r"[^A-Za-z0-9_.-]", "-", stem).lstrip("-._")[:48] or f"camera-{number}"
         name = name if name not in used else f"{name}-{number}"
         used.add(name)
-        cameras.append(Camera(id=name, url=SecretStr(source)))
+        cameras.append(Camera(id=name, url=SecretStr(source), realtime=realtime and path is not None))
     if problems:
         raise ConfigError(problems)
     return tuple(cameras)

@@ -67,6 +67,9 @@ def run(
         list[str] | None, typer.Option(help="An address or a file; may be given several times.", metavar="URL|FILE")
     ] = None,
     until_end: Annotated[bool, typer.Option("--until-end", help="Stop when every file or stream has ended.")] = False,
+    live: Annotated[
+        bool, typer.Option("--live", help="Play files at their own pace, as cameras would send them, again and again.")
+    ] = False,
     json: JsonOption = False,
     port: Annotated[int | None, typer.Option(help="Port of page and metrics; 8080 unless set, 0 for any.")] = None,
 ) -> None:
@@ -82,8 +85,12 @@ def run(
         raise ConfigError(
             "name either a camera file or one or more --source, not both: `demographics run cameras.yaml`"
         )
+    if live and cameras is not None:
+        raise ConfigError(
+            "--live is for --source; in a camera file, write `realtime: true` at the cameras that are files"
+        )
     file = CameraFile(cameras) if cameras else None
-    wanted = file.cameras if file else cameras_of_sources(source or [])
+    wanted = file.cameras if file else cameras_of_sources(source or [], realtime=live)
     configure_logging(level=settings.log_level, json=not sys.stderr.isatty())
     document = run_cameras(
         settings, wanted, stop_on_signals(), until_end=until_end, port=port, table=not json, file=file

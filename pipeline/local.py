@@ -198,7 +198,7 @@ def _check_films(cameras: Sequence[Camera], settings: Settings) -> None:
     """Open every file once: one that is no film is said before the seconds that the rest of the start takes."""
     problems = []
     for camera in cameras:
-        if not camera.live:
+        if camera.path is not None:
             try:
                 AvSource(
                     camera,

@@ -82,7 +82,7 @@ class Metric(NamedTuple):
 
 
 _FAST: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
-_SLOW: Final = (0.1, 0.25, 0.5, 1.0, 2.0, 3.0, 5.0, 8.0, 13.0, 21.0, 60.0, 300.0)
+_SLOW: Final = (0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 5.0, 8.0, 13.0, 21.0, 60.0, 300.0)
 _CAMERA: Final = ("site", "camera")
 
 # --- what it is all for: read from the store at every scrape, the same on every aggregator -------------------------------

@@ -9,7 +9,7 @@ from typing import Final
 
 from rich.console import Console
 
-from pipeline.bench import aggregation, bus, camera, cut, decode, detect, end_to_end, inference, scrape
+from pipeline.bench import aggregation, bus, camera, cut, decode, detect, end_to_end, growth, inference, latency, scrape
 from pipeline.bench.page import table
 from pipeline.bench.rows import Part, Row, Workbench
 from pipeline.errors import ConfigError
@@ -17,9 +17,9 @@ from pipeline.settings import Settings, known_names
 
 PARTS: Final[Mapping[str, Part]] = {
     module.PART: module.measure
-    for module in (decode, detect, camera, cut, bus, inference, aggregation, scrape, end_to_end)
+    for module in (decode, detect, camera, cut, bus, inference, aggregation, scrape, end_to_end, latency)
 }
-LONG: Final[Mapping[str, Part]] = {}
+LONG: Final[Mapping[str, Part]] = {growth.PART: growth.measure}
 """Measured only when they are named: minutes each."""
 
 WIDE: Final = 160  # where nobody says how wide it is

@@ -113,6 +113,23 @@ def test_uneven_times_are_kept(tmp_path: Path) -> None:
     assert np.diff(told) == pytest.approx(np.diff(times), abs=1e-3)
 
 
+def test_a_file_played_in_real_time_is_as_a_camera(numbered_film: Path) -> None:
+    """No picture comes before its time, which is now and not the film's; the end is a loss, so that it is played again."""
+    source = opened(camera(numbered_film).model_copy(update={"realtime": True}))
+    assert source.live
+    began, came, stamped = time.time(), list[float](), list[float]()
+
+    def watch() -> None:
+        for frame in source.frames():
+            came.append(time.time())
+            stamped.append(frame.captured_at)
+
+    assert "ended its stream" in str(lost(watch))
+    assert all(now >= at for now, at in zip(came, stamped, strict=True))
+    assert [at - stamped[0] for at in stamped] == pytest.approx([n / FILM_FPS for n in range(FILM_FRAMES)], abs=2e-3)
+    assert stamped[0] >= began
+
+
 def test_a_film_whose_clock_starts_late_starts_at_its_first_frame(tmp_path: Path) -> None:
     """A recording cut out of a longer one: its first time stamp is no gap."""
     film = write_numbered_film(tmp_path / "late.ts", first_s=500.0)

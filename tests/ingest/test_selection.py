@@ -16,7 +16,11 @@ CROP = np.zeros((1, 1, 3), np.uint8)
 
 qualities = st.integers(0, 150).flatmap(lambda n: st.lists(st.floats(0, 1), min_size=n, max_size=n))
 configs = st.builds(
-    SelectionConfig, max_crops=st.integers(1, 12), interval_s=st.floats(0.05, 3), least_quality=st.floats(0, 1)
+    SelectionConfig,
+    max_crops=st.integers(1, 12),
+    interval_s=st.floats(0.05, 3),
+    least_quality=st.floats(0, 1),
+    hold_s=st.floats(0, 5),
 )
 
 
@@ -53,7 +57,7 @@ def test_of_each_slot_the_best_is_sent_and_of_the_rest_the_last() -> None:
         values[best] = 0.8
     # sent at    0│       5│      10│          20│              40│                    80│          the end│
     # best of    0│    3   │  8     │     17     │   22           │     44               │     90         │
-    sent, last, _ = passage(values, SelectionConfig(interval_s=0.5, max_crops=9))
+    sent, last, _ = passage(values, SelectionConfig(interval_s=0.5, max_crops=9, hold_s=100))
     assert [n for n, _ in sent] == [0, 5, 10, 20, 40, 80]
     assert [look_of(candidate) for _, candidate in sent] == [0, 3, 8, 17, 22, 44]
     assert last is not None
@@ -117,14 +121,35 @@ def test_what_is_sent_is_little_good_and_in_order(
 def test_what_is_sent_is_the_best_since_the_sending_before(
     values: list[float], config: SelectionConfig, confirmed_from: int
 ) -> None:
-    """Nothing better was passed over within its slot."""
+    """Nothing better was passed over within its slot, but what had been held for too long when it came."""
     sent, last, _ = passage(values, config, confirmed_from=confirmed_from)
     begin = 0
-    for n, candidate in sent:
-        assert candidate.quality == max(values[begin : n + 1])
-        begin = n + 1
-    if last is not None:
-        assert last.quality == max(values[begin:])
+    for end, candidate in [*((n + 1, candidate) for n, candidate in sent), *([(len(values), last)] if last else [])]:
+        taken = look_of(candidate)
+        assert candidate.quality == max(values[taken:end])
+        for look in range(begin, taken):
+            assert values[look] <= candidate.quality or (end - 1 - look) / LOOKS_PER_S > config.hold_s - 1e-6
+        begin = end
+
+
+def test_a_crop_is_sent_while_it_is_news() -> None:
+    """Of a slot of many seconds the best of its last second, though there was a better one before."""
+    values = [0.5] * 60
+    values[25] = 0.9
+    # sent at    0│   5│   10│    20│        40│ ...   hold_s = 10 looks
+    sent, _, _ = passage(values, SelectionConfig(interval_s=0.5, max_crops=9))
+    assert [n for n, _ in sent] == [0, 5, 10, 20, 40]
+    assert all(n - look_of(candidate) <= 10 for n, candidate in sent)
+
+
+def test_who_is_not_seen_any_more_has_what_is_held_sent() -> None:
+    """Once, when it has been held for a second; the end then has nothing left to say."""
+    selection = Selection(SelectionConfig(interval_s=0.6))
+    selection.offer(Candidate(0.5, 1000.0, 80.0, CROP))
+    assert selection.due(1000.0) is not None
+    selection.offer(Candidate(0.6, 1000.2, 80.0, CROP))
+    assert [selection.unseen(1000.0 + n / 5) is not None for n in range(2, 10)] == [n == 6 for n in range(2, 10)]
+    assert selection.last() is None
 
 
 @given(qualities, configs)

@@ -30,12 +30,14 @@ def test_a_file_with_every_key_is_read(tmp_path: Path) -> None:
           - {id: entrance, url: "rtsp://viewer:${HALL_PASSWORD}@10.0.0.1:554/2", detect_fps: 5, max_side_px: 960,
              options: {buffer_size: "1024"}}
           - {id: shop, url: film.mp4, site: museum-shop}
+          - {id: trial, url: film.mp4, realtime: true}
         """
     )
-    entrance, shop = load_cameras(path, {"HALL_PASSWORD": "p%40ss"})
+    entrance, shop, trial = load_cameras(path, {"HALL_PASSWORD": "p%40ss"})
     assert entrance.url.get_secret_value() == "rtsp://viewer:p%40ss@10.0.0.1:554/2"
     assert (entrance.site, entrance.detect_fps, entrance.max_side_px) == ("museum", 5, 960)
     assert (shop.site, shop.path, shop.live) == ("museum-shop", Path("film.mp4"), False)
+    assert (trial.path, trial.live) == (Path("film.mp4"), True)
     assert "p%40ss" not in repr(entrance) + entrance.address
 
 
