@@ -31,22 +31,28 @@ from kafka.admin import ConfigResource, ConfigResourceType
 from kafka.consumer.subscription_state import ConsumerRebalanceListener
 from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
 from kafka.errors import (
+    AuthorizationError,
     CommitFailedError,
     FencedInstanceIdError,
     IllegalGenerationError,
     KafkaConfigurationError,
     KafkaError,
+    KafkaTimeoutError,
     MessageSizeTooLargeError,
     RebalanceInProgressError,
     TopicAlreadyExistsError,
     UnknownMemberIdError,
+    UnsupportedSaslMechanismError,
 )
 from kafka.net.compat import KafkaNetClient
+from kafka.net.connection import KafkaConnection
 from kafka.net.inet import KafkaNetSocket
+from kafka.net.transport import KafkaSSLTransport
 from kafka.structs import OffsetAndMetadata
 
 from pipeline.bus import Headers, Record, Span, StartAt, TopicPartition, TopicSpec
 from pipeline.errors import ConfigError, TransportError
+from pipeline.tls import handshake_fault, speaks_tls
 
 logging.getLogger("kafka").setLevel(logging.WARNING)
 
@@ -72,6 +78,8 @@ def _errors_name(servers: str, doing: str) -> Iterator[None]:
         yield
     except KafkaConfigurationError as error:
         raise ConfigError(f"Kafka's client does not take these settings: {error}") from None
+    except AuthorizationError as error:
+        raise TransportError(f"Kafka at {servers} said no while {doing}: {_said(error)}") from error
     except FencedInstanceIdError:
         raise TransportError(
             f"Kafka at {servers} has seen another consumer with this member's name; give each its own"
@@ -84,6 +92,9 @@ def _errors_name(servers: str, doing: str) -> Iterator[None]:
 
 def _said(error: BaseException) -> str:
     name, text = type(error).__name__, str(error)
+    if isinstance(error, AuthorizationError):
+        what = name.removesuffix("AuthorizationFailedError").lower()
+        return f"this user has no right to that {what}; give it the rights of deploy/security/kafka-acls.sh"
     return text if text.startswith(name) else f"{name}: {text}" if text else name
 
 
@@ -99,9 +110,41 @@ def _close_failed_connections() -> None:
             raise
 
     KafkaNetSocket.sock_connect = connect_or_close
+    handshake = KafkaSSLTransport.handshake
+
+    async def handshake_or_close(self: Any) -> None:
+        try:
+            await handshake(self)
+        except BaseException:
+            self._sock.close()
+            raise
+
+    KafkaSSLTransport.handshake = handshake_or_close
 
 
 _close_failed_connections()
+
+
+def _remember_refusals() -> None:
+    """Keep why a broker took no user name and password; the client tries until its time is up, and says that nobody answers.
+
+    The broker says why and hangs up; with TLS, the client sees the one or the other first.
+    """
+    authenticate = KafkaConnection._sasl_authenticate  # noqa: SLF001
+
+    async def authenticate_and_tell(self: Any, timeout_at: float | None = None) -> None:
+        try:
+            await authenticate(self, timeout_at)
+        except KafkaTimeoutError:
+            raise
+        except Exception as error:
+            self.net.refused = error
+            raise
+
+    KafkaConnection._sasl_authenticate = authenticate_and_tell  # noqa: SLF001
+
+
+_remember_refusals()
 
 
 class _Clients:
@@ -119,10 +162,40 @@ class _Clients:
 
         try:
             return kind(**{**self._settings, **settings}, kafka_client=connection)
-        except BaseException:
+        except BaseException as error:
             for client in opened:
                 client.close()
+            if isinstance(error, KafkaError) and (fault := self._fault(opened)):
+                raise TransportError(fault) from error
             raise
+
+    def _fault(self, opened: Sequence[KafkaNetClient]) -> str:
+        """Say why no broker could be talked to, where it is the password or the certificate; nothing otherwise."""
+        servers, protocol = self._settings["bootstrap_servers"], self._settings.get("security_protocol", "PLAINTEXT")
+        at = ",".join(servers)
+        for client in opened:
+            refused = getattr(client._net, "refused", None)  # noqa: SLF001
+            if isinstance(refused, UnsupportedSaslMechanismError):
+                return f"Kafka at {at} does not take this mechanism; correct DEMOGRAPHICS_KAFKA__SASL_MECHANISM"
+            if refused is not None:
+                return (
+                    f"Kafka at {at} refuses the user name or password; "
+                    "correct DEMOGRAPHICS_KAFKA__USERNAME and DEMOGRAPHICS_KAFKA__PASSWORD"
+                )
+        with_tls = protocol in {"SSL", "SASL_SSL"}
+        for server in servers:
+            host, _, port = server.rpartition(":")
+            if not port.isdecimal():
+                continue
+            fault = handshake_fault(host.strip("[]"), int(port), self._settings.get("ssl_cafile"))
+            if with_tls and fault:
+                return (
+                    f"Kafka at {server}: {fault}; name the authority of its certificate in DEMOGRAPHICS_KAFKA__CA_FILE, the"
+                    " host as the certificate does, and see that DEMOGRAPHICS_KAFKA__SECURITY_PROTOCOL is the listener's"
+                )
+            if not with_tls and speaks_tls(host.strip("[]"), int(port)):
+                return f"Kafka at {server} speaks TLS; set DEMOGRAPHICS_KAFKA__SECURITY_PROTOCOL to SASL_SSL or SSL"
+        return ""
 
 
 class KafkaBusProducer:
@@ -730,7 +803,7 @@ class KafkaBus:
             if not known:
                 made.close()
         if not known:
-            raise TransportError(f"there is no topic {topic} at {self._servers}; ensure_topics creates it")
+            raise TransportError(_missing(topic, self._servers))
         return made
 
     def reader(self, topic: str) -> KafkaBusReader:
@@ -754,7 +827,7 @@ class KafkaBus:
             raise
         if not known:
             made.close()
-            raise TransportError(f"there is no topic {topic} at {self._servers}; ensure_topics creates it")
+            raise TransportError(_missing(topic, self._servers))
         return made
 
     def close(self) -> None:
@@ -768,6 +841,13 @@ class KafkaBus:
         with self._lock:
             self._opened = [*(one for one in self._opened if not one.closed), made]
         return made
+
+
+def _missing(topic: str, servers: str) -> str:
+    return (
+        f"there is no topic {topic} at {servers} that this user may see; "
+        "ensure_topics creates it, deploy/security/kafka-acls.sh gives the right"
+    )
 
 
 def _retention_s(configuration: Mapping[str, Any]) -> float:

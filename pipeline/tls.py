@@ -39,3 +39,14 @@ def handshake_fault(host: str, port: int, ca_file: Path | str | None, timeout_s:
         )
     except OSError:
         return ""
+
+
+def speaks_tls(host: str, port: int, timeout_s: float = 3.0) -> bool:
+    """Tell whether TLS is spoken there, whoever it is."""
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE  # nothing is sent: it is only asked
+    try:
+        with socket.create_connection((host, port), timeout_s) as plain, context.wrap_socket(plain):
+            return True
+    except OSError:
+        return False

