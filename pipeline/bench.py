@@ -313,6 +313,9 @@ def scrape(_folder: Path, settings: Settings) -> Iterator[Figure]:
                     changes.counted[now - draw.random() * 86400, counted] += 1
                     changes.totals[counted] += 1
             store.apply(partition, changes, start=None, end=Position(1, 1))
+        used = store.ask(lambda client: client.info("memory"))["used_memory"]
+        people = f"{SCRAPED_CAMERAS} cameras, {24 * VISITORS_AN_HOUR * SCRAPED_CAMERAS:,} visitors in a day"
+        yield Figure("store", int(used) / (1 << 20), "MiB", people)
         telemetry.collect_with(VisitorsCollector(store, windows, telemetry))
         lines = len(exposition(telemetry.registry).splitlines())
 
