@@ -119,7 +119,7 @@ class KafkaFindings:
             )
 
     def _topic(self, spec: TopicSpec, topic: survey.Topic, kept_s: float | None) -> Iterator[Finding]:
-        bad = list(_retention(spec, kept_s))
+        bad = list(_retention(spec, kept_s, self._settings.kafka.bootstrap_servers))
         if topic.without_leader:
             bad.append(
                 Finding(
@@ -197,10 +197,10 @@ class KafkaFindings:
             )
 
 
-def _retention(spec: TopicSpec, kept_s: float | None) -> Iterator[Finding]:
+def _retention(spec: TopicSpec, kept_s: float | None, servers: str) -> Iterator[Finding]:
     if kept_s is None:
         return
-    alter = "kafka-configs.sh --alter --entity-type topics --entity-name {} --add-config {}"
+    alter = f"kafka-configs.sh --bootstrap-server {servers} --alter --entity-type topics --entity-name {{}} --add-config {{}}"
     if spec.compact:
         if not isinf(kept_s):
             yield Finding(

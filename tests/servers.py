@@ -194,6 +194,10 @@ class KafkaServer(_Server):
         )
         return self
 
+    def administer(self, tool: str, *options: str) -> None:
+        """Run one of Kafka's own tools, such as kafka.admin.ConfigCommand."""
+        self._java(fetch_kafka(), tool, *options)
+
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:

@@ -31,7 +31,7 @@ def measure(bench: Workbench) -> list[Row]:
     few_ms = 0.0
     for visitors_an_hour in (VISITORS_AN_HOUR, 10 * VISITORS_AN_HOUR):
         bench.progress(f"{PART}: {CAMERAS * 24 * visitors_an_hour:,} visitors")
-        ours_ms, library_ms, read_ms, lines = _scrape(bench, visitors_an_hour)
+        ours_ms, library_ms, read_ms, lines, store_mib = _scrape(bench, visitors_an_hour)
         what = f"{CAMERAS} cameras, {CAMERAS * 24 * visitors_an_hour:,} visitors of the last day, {lines:,} lines"
         if visitors_an_hour == VISITORS_AN_HOUR:
             few_ms = ours_ms
@@ -54,10 +54,11 @@ def measure(bench: Workbench) -> list[Row]:
                     limit_of=rows[0].limit_of,
                 )
             )
+        rows.append(Row(PART, f"memory of the store: {what.rpartition(',')[0]}", store_mib, "MiB"))
     return rows
 
 
-def _scrape(bench: Workbench, visitors_an_hour: int) -> tuple[float, float, float, int]:
+def _scrape(bench: Workbench, visitors_an_hour: int) -> tuple[float, float, float, int, float]:
     windows = rolling_windows(bench.settings.windows_s)
     draw = random.Random(1)  # noqa: S311  for a measurement
     cells = [Cell(*labels) for labels in itertools.product(GENDERS, AGE_BANDS, ETHNICITIES)]
@@ -75,6 +76,7 @@ def _scrape(bench: Workbench, visitors_an_hour: int) -> tuple[float, float, floa
                     changes.totals[counted] += 1
                 held = store.positions([partition])[partition]
                 store.apply(partition, changes, start=held, end=Position(1, camera + 1))
+        used = store.ask(lambda client: client.info("memory"))["used_memory"]
         telemetry.collect_with(VisitorsCollector(store, windows, telemetry))
         lines = len(exposition(telemetry.registry).splitlines())
 
@@ -92,4 +94,4 @@ def _scrape(bench: Workbench, visitors_an_hour: int) -> tuple[float, float, floa
 
         taken = tuple(1000 / best_rate(work) for work in (ours, library, read))
         store.close()
-    return taken[0], taken[1], taken[2], lines
+    return taken[0], taken[1], taken[2], lines, int(used) / (1 << 20)

@@ -69,6 +69,7 @@ class Service:
         log: Path,
         *,
         command: Sequence[str] = ("pipeline.cli",),
+        folder: Path = ROOT,
     ) -> None:
         self.name = name
         self.log = log
@@ -76,7 +77,7 @@ class Service:
         self.process = subprocess.Popen(
             [sys.executable, "-m", *command, *arguments],
             env=environment,
-            cwd=ROOT,
+            cwd=folder,  # whose code it runs: another version's, laid there
             stderr=self._stream,
             stdout=self._stream,
         )

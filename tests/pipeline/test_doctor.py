@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Callable, Iterator
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +25,7 @@ from pipeline.kafka_findings import group_finding
 from pipeline.kafka_survey import Group
 from pipeline.redis_findings import redis_findings
 from pipeline.settings import KafkaSettings
-from tests.servers import KafkaServer, ValkeyServer, free_port
+from tests.servers import KafkaServer, ValkeyServer, free_port, wait_until
 
 SECRETS = ("hunter2", "s3same", "open-the-door")
 PARTITIONS = 2
@@ -261,7 +263,6 @@ def test_topics_that_break_a_promise_are_told_with_the_command_that_mends_them(
     environment(KAFKA__BOOTSTRAP_SERVERS=broker.bootstrap_servers)
     bus = KafkaBus(broker.bootstrap_servers)
     bus.ensure_topics([TopicSpec(FACE_CROPS, 3, 86400), TopicSpec(CAMERAS, 2, 600), TopicSpec(PREDICTIONS, 2, 3600)])
-    bus.close()
     amiss = {finding.what.partition(":")[0]: finding for finding in found("topics") if finding.state is not State.OK}
     assert amiss[FACE_CROPS].state is State.FAILED
     assert "retention.ms=600000" in amiss[FACE_CROPS].do
@@ -269,6 +270,18 @@ def test_topics_that_break_a_promise_are_told_with_the_command_that_mends_them(
     assert amiss[PREDICTIONS].state is State.WARNING
     assert any("face-crops has 3" in name for name in amiss)
     assert "dead-letters" in amiss["not there"].what
+
+    for name in (FACE_CROPS, CAMERAS, PREDICTIONS):
+        script, *options = shlex.split(amiss[name].do)
+        assert script == "kafka-configs.sh"
+        broker.administer("kafka.admin.ConfigCommand", *options)
+    wait_until(lambda: bus.retentions([CAMERAS]) == {CAMERAS: inf}, timeout_s=10, what="the brokers' heed")
+    bus.close()
+    still = [finding.what for finding in found("topics") if finding.state is not State.OK]
+    assert [what.partition(":")[0] for what in still] == [
+        "not there",
+        "the setting says 2 partitions, face-crops has 3",
+    ]
 
 
 # --- how it is said ---------------------------------------------------------------------------------------------------

@@ -36,7 +36,7 @@ demographics.reaches: {{ .service }}
 {{- define "demographics.image" -}}
 {{- $name := ternary "inference-gpu" .service (and (eq .service "inference") .root.Values.inference.gpu.enabled) -}}
 {{- with .root.Values.image.registry }}{{ . }}/{{ end -}}
-demographics-{{ $name }}:{{ .root.Values.image.tag | default .root.Chart.AppVersion }}
+demographics-{{ $name }}:{{ (index .root.Values .service).imageTag | default .root.Values.image.tag | default .root.Chart.AppVersion }}
 {{- end -}}
 
 {{- define "demographics.port" -}}
