@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import socket
 from contextlib import ExitStack
 from typing import Final
 
 from aggregator.api import mount_api
 from aggregator.exporter import VisitorsCollector
-from aggregator.health import PipelineHealth
+from aggregator.health import HealthTeller, PipelineHealth
 from aggregator.redis_store import RedisStore
 from aggregator.service import AggregatorService, windows_of
 from aggregator.windows import retentions
@@ -30,9 +31,13 @@ def serve(settings: Settings) -> None:
         startup = Startup("aggregator", settings, telemetry, port=PORT)
         stack.callback(startup.close)
         telemetry.collect_with(VisitorsCollector(store, windows, telemetry))
-        mount_api(startup.app, store, windows, PipelineHealth(telemetry, startup.problems))
+        health = PipelineHealth(telemetry, startup.problems)
+        mount_api(startup.app, store, windows, health)
+        teller = HealthTeller(health, store, f"{socket.gethostname()}:{startup.http.port}")
+        stack.callback(teller.close)
         startup.serve()
         startup.wait_for("Redis", store.ping)
+        teller.start()
         bus = open_bus(settings.kafka, "demographics-aggregator", telemetry)
         stack.callback(bus.close)
 

@@ -9,6 +9,7 @@ Keys, with one hash tag per partition, so that a call touches one slot of a clus
     NS:{P}:cameras           camera -> MessagePack of CameraStatus
     NS:{P}:b:SECONDS:START   field -> visitors; expires
     NS:partitions            set of every P that was ever loaded
+    NS:told                  aggregator -> MessagePack of when it said how it does, and what
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from redis.cluster import RedisCluster
 from aggregator.fields import bucket_deltas, passages, tallies, total_deltas
 from aggregator.redis_client import connect
 from aggregator.store import (
+    TOLD_S,
     Bucket,
     CameraClock,
     Changes,
@@ -51,6 +53,9 @@ _encode: Final = msgspec.msgpack.Encoder().encode
 _decode_track: Final = msgspec.msgpack.Decoder(TrackState).decode
 _decode_clock: Final = msgspec.msgpack.Decoder(CameraClock).decode
 _decode_camera: Final = msgspec.msgpack.Decoder(CameraStatus).decode
+_decode_told: Final = msgspec.msgpack.Decoder(tuple[float, dict[str, Any]]).decode
+
+_FORGOTTEN_S: Final = 600.0
 
 
 class _Client(NamedTuple):
@@ -234,6 +239,28 @@ class RedisStore:
             position, totals, *kept = reading.execute()
         read = {bucket: _nonzero(counts) for bucket, counts in zip(buckets, kept, strict=True)}
         return Dump(_parse(position), _nonzero(totals), {bucket: counts for bucket, counts in read.items() if counts})
+
+    def tell(self, who: str, said: Mapping[str, Any], now: float) -> None:
+        """Keep what an aggregator says of itself; what others said long ago is dropped, since their names do not come back."""
+        with self._talking():
+            old = [name for name, (at, _) in self._all_told().items() if name != who and now - at > _FORGOTTEN_S]
+            writing = self._redis.pipeline(transaction=False)
+            writing.hset(self._told_key, who, _encode((now, said)))
+            if old:
+                writing.hdel(self._told_key, *old)
+            writing.execute()
+
+    def told(self, now: float) -> Mapping[str, Mapping[str, Any]]:
+        """Give what was told lately."""
+        with self._talking():
+            return {who: said for who, (at, said) in sorted(self._all_told().items()) if now - at <= TOLD_S}
+
+    def _all_told(self) -> dict[str, tuple[float, dict[str, Any]]]:
+        return {who.decode(): _decode_told(said) for who, said in self._redis.hgetall(self._told_key).items()}
+
+    @property
+    def _told_key(self) -> str:
+        return f"{self._namespace}:told"
 
     def drop(self) -> None:
         """Delete everything in this namespace."""
