@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import socket
 from contextlib import ExitStack
 from typing import Final
 
 from aggregator.api import mount_api
 from aggregator.disclosure import PublishedCounts
 from aggregator.exporter import VisitorsCollector
-from aggregator.health import PipelineHealth
+from aggregator.health import HealthTeller, PipelineHealth
 from aggregator.redis_store import open_store
 from aggregator.service import AggregatorService, disclosure_of, windows_of
 from pipeline.distributed import Startup, open_bus
@@ -31,9 +32,13 @@ def serve(settings: Settings) -> None:
         stack.callback(startup.close)
         counts = PublishedCounts(store, disclosure_of(settings))
         telemetry.collect_with(VisitorsCollector(counts, windows, telemetry))
-        mount_api(startup.app, counts, windows, PipelineHealth(telemetry, startup.problems))
+        health = PipelineHealth(telemetry, startup.problems)
+        mount_api(startup.app, counts, windows, health)
+        teller = HealthTeller(health, store, f"{socket.gethostname()}:{startup.http.port}")
+        stack.callback(teller.close)
         startup.serve()
         startup.wait_for("Redis", store.ping)
+        teller.start()
         bus = open_bus(settings.kafka, "demographics-aggregator", telemetry)
         stack.callback(bus.close)
 

@@ -9,15 +9,19 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from math import inf
 from typing import Any, Final, NamedTuple
 
+from aggregator.store import Board
 from pipeline import telemetry as metrics
+from pipeline.errors import TransportError
 from pipeline.telemetry import Telemetry
 
 SPAN_S: Final = 60.0
 LATE_S: Final = 20.0
 MANY_WAIT: Final = 200
+TELL_EVERY_S: Final = 5.0
 
 
 class _Sample(NamedTuple):
@@ -91,6 +95,39 @@ class PipelineHealth:
             while len(self._samples) > 1 and sample.at - self._samples[1].at >= SPAN_S:
                 self._samples.popleft()
         return sample
+
+
+class HealthTeller:
+    """Tells the store now and then how this aggregator does: a terminal that reads the counts can say that as well."""
+
+    def __init__(
+        self, health: PipelineHealth, board: Board, who: str, *, clock: Callable[[], float] = time.time
+    ) -> None:
+        """Set up; *who* tells this aggregator from the others."""
+        self._health = health
+        self._board = board
+        self._who = who
+        self._clock = clock
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="health", daemon=True)
+
+    def start(self) -> None:
+        """Begin to tell."""
+        self._thread.start()
+
+    def tell(self) -> None:
+        """Tell once; where the store does not answer, whoever reads it learns that from the store."""
+        with suppress(TransportError):
+            self._board.tell(self._who, self._health.view(), self._clock())
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            self.tell()
+            self._stop.wait(TELL_EVERY_S)
+
+    def close(self) -> None:
+        """Tell no more."""
+        self._stop.set()
 
 
 def quantile(share: float, buckets: list[tuple[float, float]]) -> float | None:

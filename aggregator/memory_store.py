@@ -5,9 +5,11 @@ from __future__ import annotations
 import threading
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 from aggregator.fields import bucket_deltas, passages, tallies, total_deltas
 from aggregator.store import (
+    TOLD_S,
     Bucket,
     CameraClock,
     Changes,
@@ -36,6 +38,7 @@ class MemoryStore:
         self._buckets: defaultdict[int, defaultdict[Bucket, Counter[str]]] = defaultdict(lambda: defaultdict(Counter))
         self._totals: defaultdict[int, Counter[str]] = defaultdict(Counter)
         self._cameras: dict[str, CameraStatus] = {}
+        self._told: dict[str, tuple[float, dict[str, Any]]] = {}
 
     def load(self, partition: int) -> PartitionState:
         """Give what is held of *partition*."""
@@ -97,6 +100,16 @@ class MemoryStore:
                 dict(self._totals[partition]),
                 {bucket: counts for bucket, counts in buckets.items() if counts},
             )
+
+    def tell(self, who: str, said: Mapping[str, Any], now: float) -> None:
+        """Keep what an aggregator says of itself."""
+        with self._lock:
+            self._told[who] = (now, dict(said))
+
+    def told(self, now: float) -> Mapping[str, Mapping[str, Any]]:
+        """Give what was told lately."""
+        with self._lock:
+            return {who: said for who, (at, said) in sorted(self._told.items()) if now - at <= TOLD_S}
 
     def ping(self) -> None:
         """Return: this process is there."""

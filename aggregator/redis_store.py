@@ -9,6 +9,7 @@ Keys, with one hash tag per partition, so that a call touches one slot of a clus
     NS:{P}:cameras           camera -> MessagePack of CameraStatus
     NS:{P}:b:SECONDS:START   field -> visitors; expires
     NS:partitions            set of every P that was ever loaded: numbers, which stay
+    NS:told                  aggregator -> MessagePack of when it said how it does, and what
 
 Buckets expire with the longest window that reads them; the other keys of a partition when nothing was applied to it for as
 long as `Keep` says. The position goes with the totals, at the same moment: without it, they would be counted again from the log.
@@ -32,6 +33,7 @@ from redis.cluster import RedisCluster
 from aggregator.fields import bucket_deltas, passages, tallies, total_deltas
 from aggregator.redis_client import connect
 from aggregator.store import (
+    TOLD_S,
     Bucket,
     CameraClock,
     Changes,
@@ -60,6 +62,9 @@ _encode: Final = msgspec.msgpack.Encoder().encode
 _decode_track: Final = msgspec.msgpack.Decoder(TrackState).decode
 _decode_clock: Final = msgspec.msgpack.Decoder(CameraClock).decode
 _decode_camera: Final = msgspec.msgpack.Decoder(CameraStatus).decode
+_decode_told: Final = msgspec.msgpack.Decoder(tuple[float, dict[str, Any]]).decode
+
+_FORGOTTEN_S: Final = 600.0
 
 
 class _Client(NamedTuple):
@@ -277,6 +282,29 @@ class RedisStore:
         if fields := [field for field, _ in self._redis.hscan_iter(totals, match="e|*", count=1000)]:
             self._redis.hdel(totals, *fields)
             log.info("ethnicity_forgotten", totals=totals, fields=len(fields))
+
+    def tell(self, who: str, said: Mapping[str, Any], now: float) -> None:
+        """Keep what an aggregator says of itself; what others said long ago is dropped, since their names do not come back."""
+        with self._talking():
+            old = [name for name, (at, _) in self._all_told().items() if name != who and now - at > _FORGOTTEN_S]
+            writing = self._redis.pipeline(transaction=False)
+            writing.hset(self._told_key, who, _encode((now, said)))
+            if old:
+                writing.hdel(self._told_key, *old)
+            writing.expire(self._told_key, round(_FORGOTTEN_S))
+            writing.execute()
+
+    def told(self, now: float) -> Mapping[str, Mapping[str, Any]]:
+        """Give what was told lately."""
+        with self._talking():
+            return {who: said for who, (at, said) in sorted(self._all_told().items()) if now - at <= TOLD_S}
+
+    def _all_told(self) -> dict[str, tuple[float, dict[str, Any]]]:
+        return {who.decode(): _decode_told(said) for who, said in self._redis.hgetall(self._told_key).items()}
+
+    @property
+    def _told_key(self) -> str:
+        return f"{self._namespace}:told"
 
     def drop(self) -> None:
         """Delete everything in this namespace."""

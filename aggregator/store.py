@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Final, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 import msgspec
 from msgspec import Struct
@@ -117,6 +117,9 @@ class Passages(Struct):
     dwell_s: float = 0.0  # of all together
 
 
+TOLD_S: Final = 30.0  # what an aggregator has said of itself is no longer so
+
+
 class Snapshot(NamedTuple):
     """Everything that is shown, at one moment."""
 
@@ -167,3 +170,13 @@ class Store(Protocol):
 
     def ping(self) -> None:
         """Return where the store answers."""
+
+
+class Board(Protocol):
+    """What aggregators say of themselves, kept beside the counts for whoever reads those. Raises TransportError."""
+
+    def tell(self, who: str, said: Mapping[str, Any], now: float) -> None:
+        """Keep what *who* says at *now*, in place of what it said before."""
+
+    def told(self, now: float) -> Mapping[str, Mapping[str, Any]]:
+        """Give what was told within the last TOLD_S, by who has told it."""

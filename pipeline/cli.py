@@ -316,7 +316,7 @@ def report(
     window: Annotated[str, typer.Option(help="A rolling window such as 15m, or all.")] = "15m",
     json: JsonOption = False,
 ) -> None:
-    """Show what the page shows in the terminal, straight from Redis: counts and shares, the trend, the cameras."""
+    """Show what the page shows in the terminal, straight from Redis: counts, shares, trend, cameras, how the pipeline does."""
     from pipeline.reading import read_report
     from pipeline.settings import load_settings
 
@@ -356,7 +356,9 @@ def replay(
         raise typer.Exit(1)
 
 
-ReasonOption = Annotated[str | None, typer.Option(help="Only these: schema, malformed, image, future or key.")]
+ReasonOption = Annotated[
+    str | None, typer.Option(help="Only these: schema, checksum, malformed, image, future or key.")
+]
 TopicOption = Annotated[str | None, typer.Option(help="Only those of this topic: face-crops or predictions.")]
 SinceOption = Annotated[str | None, typer.Option(help="Only those of the last while, such as 15m, 2h or 7d.")]
 

@@ -12,7 +12,7 @@ from aggregator.redis_store import open_store
 from aggregator.service import disclosure_of, windows_of
 from aggregator.views import cameras_view, series_view, windows_view
 from pipeline.errors import ConfigError
-from pipeline.report import cameras_table, tally_table, trend_line
+from pipeline.report import cameras_table, pipeline_table, tally_table, trend_line
 from pipeline.settings import Settings, known_names
 
 ALL: Final = "all"
@@ -34,15 +34,21 @@ def read_report(settings: Settings, window: str) -> tuple[dict[str, Any], Group]
         counts = PublishedCounts(store, disclosure_of(settings))
         snapshot = counts.snapshot(now, windows)
         series = series_view(counts.series(now, drawn), drawn)
+        told = store.told(now)
     finally:
         store.close()
     document = windows_view(snapshot, windows, now)
     cameras = cameras_view(snapshot.cameras, now)
     more = {
         "status": cameras,
+        "pipeline": told,
         "trend": [{key: b[key] for key in ("start", "visitors", "unknown")} for b in series["buckets"]],
     }
-    below: list[RenderableType] = [trend_line(series), *([cameras_table(cameras, now)] if cameras else [])]
+    below: list[RenderableType] = [
+        trend_line(series),
+        *([cameras_table(cameras, now)] if cameras else []),
+        pipeline_table(told),
+    ]
     if window == ALL:
         columns = {shown["name"]: shown for shown in document["windows"]} | {"ended, ever": document["total"]}
         return document | more, Group(tally_table("visitors first seen within the last ...", columns), *below)

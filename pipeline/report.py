@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 import threading
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 
+from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -100,6 +101,34 @@ def tally_table(title: str, columns: dict[str, dict[str, Any]], *, shares: bool 
     return table
 
 
+def pipeline_table(told: Mapping[str, Mapping[str, Any]]) -> RenderableType:
+    """Draw how the pipeline does, as each aggregator (see aggregator.health.PipelineHealth.view) has told lately."""
+    if not told:
+        return Text("\npipeline: no aggregator has said how it does for 30 s; is one running?", style="red")
+    table = Table(title="\npipeline", title_justify="left", pad_edge=False)
+    table.add_column("aggregator")
+    table.add_column("state")
+    for name in ("half counted within", "95 in 100 within", "records/s", "waiting", "in view", "dead letters"):
+        table.add_column(name, justify="right")
+    table.add_column("problems")
+    for who, said in told.items():
+        latency = said["latency_s"] or {}
+        table.add_row(
+            who,
+            _PIPELINE_WORDS.get(said["state"], said["state"]),
+            *(f"{latency[share]:.1f} s" if share in latency else "-" for share in ("half", "most")),
+            f"{said['records_per_s']:.1f}",
+            str(sum(said["waiting"].values())),
+            str(said["open_tracks"]),
+            str(said["dead_letters"]),
+            Text("; ".join(said["problems"])),
+            style={"trouble": "red", "late": "yellow"}.get(said["state"], ""),
+        )
+    return table
+
+
+# The page's own words.
+_PIPELINE_WORDS: Final = {"good": "counting", "quiet": "quiet", "late": "behind the cameras", "trouble": "in trouble"}
 _BLOCKS: Final = " ▁▂▃▄▅▆▇█"
 
 

@@ -5,7 +5,7 @@ import {
   byId, formatAge, formatCompact, formatCount, formatDuration, formatTenth, formatTimeSeconds, make, plural, setAttribute,
   setReach, setText,
 } from "./dom.js";
-import { Feed, fetchJson, hasToken, keepToken } from "./feed.js";
+import { Feed, fetchFile, fetchJson, hasToken, keepToken } from "./feed.js";
 import { Trend } from "./trend.js";
 
 const EVER = "ever";
@@ -76,6 +76,30 @@ byId("unlock").addEventListener("submit", (event) => {
   byId("token").value = "";
   byId("unlock").hidden = true;
   feed.openStream();
+});
+
+/* The links in the foot lead to figures that want the token, too: with one, they are fetched with it and saved. */
+byId("data").addEventListener("click", async (event) => {
+  const link = event.target.closest("a[data-name]");
+  const locked = !byId("unlock").hidden;
+  if (!link || !(locked || hasToken())) return;
+  event.preventDefault();
+  setText(byId("data-said"), locked ? "Give the token first: these figures are asked for with it, too." : "");
+  if (locked) {
+    byId("token").focus();
+    return;
+  }
+  try {
+    const { contents, name } = await fetchFile(link.getAttribute("href"));
+    const address = URL.createObjectURL(contents);
+    const saved = make("a");
+    saved.href = address;
+    saved.download = name || link.dataset.name;
+    saved.click();
+    setTimeout(() => URL.revokeObjectURL(address), 60000);
+  } catch (error) {
+    setText(byId("data-said"), `${link.textContent} cannot be fetched: ${error.message}.`);
+  }
 });
 
 // --- which window ---------------------------------------------------------------------------------------------------------

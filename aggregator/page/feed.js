@@ -29,6 +29,14 @@ export function keepToken(token) {
 
 export const hasToken = () => Boolean(sessionStorage.getItem(TOKEN));
 
+/** Fetch what a link leads to; a link itself cannot send the token. Gives its contents and the name that they were given. */
+export async function fetchFile(address) {
+  const response = await ask(address, AbortSignal.timeout(REQUEST_MS));
+  if (!response.ok) throw new Error(`the service answered ${response.status}`);
+  const named = /filename="([^"]+)"/.exec(response.headers.get("Content-Disposition") || "");
+  return { contents: await response.blob(), name: named?.[1] };
+}
+
 /** Read JSON; throws an Error that says what the service said, or that it said nothing (`answered` tells which). */
 export async function fetchJson(address) {
   const response = await ask(address, AbortSignal.timeout(REQUEST_MS));

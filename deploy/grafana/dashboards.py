@@ -116,7 +116,8 @@ def who_came() -> list[Graph]:
         number(
             "Today",
             f"sum({ever} - min_over_time({ever}[$__range]))",
-            "Visitors whose passage has ended since midnight.",
+            "Visitors whose passage has ended since midnight. Whoever is still in view is counted in Now already, and here once "
+            "the passage has ended: so it may be below Now for a while.",
             width=5,
         ).time_from("now/d"),
         number(

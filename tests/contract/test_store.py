@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from aggregator.fusion import Cell, Evidence
 from aggregator.memory_store import MemoryStore
 from aggregator.redis_store import RedisStore
-from aggregator.store import Changes, Place, PlaceCell, Position, Store, TrackState
+from aggregator.store import TOLD_S, Changes, Place, PlaceCell, Position, Store, TrackState
 from aggregator.windows import retentions, rolling_windows
 from pipeline.errors import ConfigError, TransportError
 from pipeline.messages import CameraStatus
@@ -371,3 +371,22 @@ def test_a_cluster_that_is_away_is_a_transport_error() -> None:
             store.ping()
         assert "hunter2" not in str(away.value)
     store.close()
+
+
+def test_what_aggregators_say_of_themselves_is_read_by_others_for_a_while(
+    make_store: Callable[[], MemoryStore | RedisStore],
+) -> None:
+    """Two that run, and one that ran: its name does not come back, and is dropped in the end."""
+    one, other = make_store(), make_store()
+    one.tell("gone:1", {"state": "good"}, NOW - TOLD_S - 1)
+    one.tell("a:1", {"state": "good", "waiting": {"predictions": 3}, "latency_s": None}, NOW - 5)
+    other.tell("b:1", {"state": "late"}, NOW)
+    other.tell("b:1", {"state": "trouble", "problems": ["no Redis"]}, NOW)
+    assert make_store().told(NOW) == {
+        "a:1": {"state": "good", "waiting": {"predictions": 3}, "latency_s": None},
+        "b:1": {"state": "trouble", "problems": ["no Redis"]},
+    }
+    one.tell("a:1", {"state": "good"}, NOW + 700)
+    assert set(make_store().told(NOW + 700)) == {"a:1"}
+    if isinstance(one, RedisStore):
+        assert set(one._all_told()) == {"a:1"}

@@ -104,7 +104,8 @@ def test_what_is_looked_at_shows_what_is_there(
         listed += f"  - {{id: gate, url: 'rtsp://127.0.0.1:{free_port()}/nobody'}}\n"
         path = aggregator.log.parent / "cameras.yaml"
         path.write_text(f"site: museum\ncameras:\n{listed}")
-        ingest = services.start("ingest", path)
+        ingest_on = {"DEMOGRAPHICS_HTTP__PORT": str(free_port())}
+        ingest = services.start("ingest", path, **ingest_on)
         services.wait_ready(ingest)
         scraped = {"ingest": ingest, "inference": inference, "aggregator": aggregator}
         targets = {job: [service.url().removeprefix("http://")] for job, service in scraped.items()}
@@ -144,6 +145,12 @@ def test_what_is_looked_at_shows_what_is_there(
             valkey.kill()
             until(lambda: "RedisUnreachable" in active(prometheus), 40, services.logs)
             assert active(prometheus) <= {"CameraDown", "RedisUnreachable", "ServiceDown", "ServiceMissing"}
+            valkey.start()
+            services.wait_ready(services.start("ingest", path, **ingest_on))
+            until(lambda: not active(prometheus) & {"RedisUnreachable", "ServiceDown"}, 60, services.logs)
+            kafka.kill()
+            until(lambda: "KafkaUnreachable" in active(prometheus), 60, services.logs)
+            assert "RedisUnreachable" not in active(prometheus)
 
 
 def _look_at_prometheus(prometheus: PrometheusServer, services: Services) -> None:

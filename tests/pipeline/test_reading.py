@@ -9,14 +9,17 @@ from pydantic import SecretStr
 from rich.console import Console
 
 from aggregator.fusion import UNKNOWN_CELL, Cell
+from aggregator.health import HealthTeller, PipelineHealth
 from aggregator.redis_store import RedisStore
 from aggregator.service import windows_of
 from aggregator.store import Changes, PlaceCell, Position
 from aggregator.windows import retentions
+from pipeline import telemetry as metrics
 from pipeline.messages import CameraStatus
 from pipeline.reading import read_report
 from pipeline.report import trend_line
 from pipeline.settings import Settings, load_settings
+from pipeline.telemetry import Telemetry
 from tests.servers import ValkeyServer
 
 
@@ -38,6 +41,12 @@ def settings(valkey_server: ValkeyServer, topic_prefix: str) -> Settings:
     )
     store.load(0)
     assert store.apply(0, changes, start=None, end=Position(1, 1))
+    telemetry = Telemetry(("aggregator",))
+    telemetry.observe(metrics.CAPTURE_TO_COUNT, 0.7)
+    telemetry.add(metrics.DEAD_LETTERS_TOTAL, 4, reason="image")
+    telemetry.set(metrics.LAG, 17, topic="predictions", partition="0")
+    HealthTeller(PipelineHealth(telemetry), store, "host-a:8080").tell()
+    HealthTeller(PipelineHealth(telemetry, lambda: ["Kafka [b]away[/b]"]), store, "host-b:8080").tell()
     store.close()
     return settings
 
@@ -50,6 +59,10 @@ def test_the_report_shows_counts_trend_and_cameras(settings: Settings, window: s
     assert (tally["visitors"], tally["unknown"], tally["gender"]) == (3, 1, {"male": 1, "female": 1})
     assert sum(bucket["visitors"] for bucket in document["trend"]) == 3
     assert [(camera["id"], camera["state"]) for camera in document["status"]] == [("hall", "unreachable")]
+    assert {who: said["state"] for who, said in document["pipeline"].items()} == {
+        "host-a:8080": "good", "host-b:8080": "trouble",
+    }  # fmt: skip
+    assert document["pipeline"]["host-a:8080"]["waiting"] == {"predictions": 17}
     console = Console(width=160, record=True, file=None, quiet=False)
     with console.capture() as captured:
         console.print(shown)
@@ -62,6 +75,9 @@ def test_the_report_shows_counts_trend_and_cameras(settings: Settings, window: s
         "unreachable",
         "nobody answers at [red]10.0.0.1[/red]",
         "busiest",
+        "host-a:8080",
+        "Kafka [b]away[/b]",
+        "in trouble",
     ):
         assert said in text
     if window != "all":
@@ -74,3 +90,18 @@ def test_one_visitor_is_never_drawn_as_none() -> None:
     buckets = [{"start": 60 * n, "visitors": count} for n, count in enumerate((0, 1, 500, 0))]
     assert "▏ ▁█ ▕" in trend_line({"window": "4m", "bucket_s": 60, "buckets": buckets}).plain
     assert "nobody yet" in trend_line({"window": "4m", "bucket_s": 60, "buckets": buckets[:1]}).plain
+
+
+def test_without_an_aggregator_the_report_says_so(
+    settings: Settings, valkey_server: ValkeyServer, topic_prefix: str
+) -> None:
+    """The counts of before are shown; that nobody counts is, too."""
+    other = settings.model_copy(
+        update={"redis": settings.redis.model_copy(update={"namespace": f"{topic_prefix}empty"})}
+    )
+    document, shown = read_report(other, "15m")
+    assert document["pipeline"] == {}
+    console = Console(width=160)
+    with console.capture() as captured:
+        console.print(shown)
+    assert "no aggregator has said how it does" in captured.get()
