@@ -1,0 +1,50 @@
+"""The peers are the networks that they stand for, and what is counted is what a network does."""
+
+from __future__ import annotations
+
+import keras
+import pytest
+
+from ingest.detection import open_detection
+from pipeline.bench_detect import _crowd, measure_detection
+from pipeline.bench_inference import _byte_product, _peer, operations_of
+
+pytest.importorskip("onnx", reason="the peers are written with the package onnx, of the extra `training`")
+
+
+def test_face_apis_network_has_the_size_of_the_published_file() -> None:
+    """age_gender_model-weights_manifest.json of @vladmandic/face-api 1.7.15 lists 421,731 weights."""
+    from pipeline.peers import face_api  # noqa: PLC0415  needs onnx
+
+    assert face_api().parameters == 421_731
+    assert _peer("face_api", 2, 1, 1) > 0
+
+
+@pytest.mark.slow
+def test_deepfaces_network_has_vggs_size() -> None:
+    """VGG-16's convolutions (14.7 million), 7x7x512 to 4096, 4096 to 4096, and 101 ages."""
+    from pipeline.peers import deepface_vgg  # noqa: PLC0415  needs onnx
+
+    assert deepface_vgg().parameters == 14_714_688 + 102_764_544 + 16_781_312 + 4096 * 101 + 101
+
+
+def test_operations_are_two_for_each_weight_wherever_it_is_used() -> None:
+    """Counted by hand: 8x8 places of 3x3x3 to 4; by channel 3x3; 4 to 5; and a network within a network."""
+    inner = keras.Sequential([keras.Input((8, 8, 4)), keras.layers.DepthwiseConv2D(3, padding="same")])
+    picture = keras.Input((8, 8, 3))
+    x = inner(keras.layers.Conv2D(4, 3, padding="same")(picture))
+    model = keras.Model(picture, keras.layers.Dense(5)(keras.layers.GlobalAveragePooling2D()(x)))
+    assert operations_of(model) == 2 * (64 * 27 * 4 + 64 * 9 * 4 + 4 * 5)
+
+
+def test_a_product_of_bytes_is_measured() -> None:
+    """More than nothing."""
+    assert _byte_product(1, 1) > 0
+
+
+def test_both_detectors_are_measured_on_a_picture_with_faces() -> None:
+    """The same picture, one row a size."""
+    assert len(open_detection("auto")(640).detect(_crowd())) == 8
+    figures = measure_detection(rounds=1)
+    assert [figure.unit for figure in figures] == ["frames/s"] * 3
+    assert all(figure.value > 0 and figure.peer_value for figure in figures)
