@@ -6,15 +6,15 @@ import keras
 import pytest
 
 from ingest.detection import open_detection
-from pipeline.bench_detect import _crowd, measure_detection
-from pipeline.bench_inference import _byte_product, _peer, operations_of
+from pipeline.bench.detect import _crowd, measure_detection
+from pipeline.bench.inference import _byte_product, _peer, operations_of
 
 pytest.importorskip("onnx", reason="the peers are written with the package onnx, of the extra `training`")
 
 
 def test_face_apis_network_has_the_size_of_the_published_file() -> None:
     """age_gender_model-weights_manifest.json of @vladmandic/face-api 1.7.15 lists 421,731 weights."""
-    from pipeline.peers import face_api  # noqa: PLC0415  needs onnx
+    from pipeline.bench.peers import face_api  # noqa: PLC0415  needs onnx
 
     assert face_api().parameters == 421_731
     assert _peer("face_api", 2, 1, 1) > 0
@@ -23,7 +23,7 @@ def test_face_apis_network_has_the_size_of_the_published_file() -> None:
 @pytest.mark.slow
 def test_deepfaces_network_has_vggs_size() -> None:
     """VGG-16's convolutions (14.7 million), 7x7x512 to 4096, 4096 to 4096, and 101 ages."""
-    from pipeline.peers import deepface_vgg  # noqa: PLC0415  needs onnx
+    from pipeline.bench.peers import deepface_vgg  # noqa: PLC0415  needs onnx
 
     assert deepface_vgg().parameters == 14_714_688 + 102_764_544 + 16_781_312 + 4096 * 101 + 101
 
