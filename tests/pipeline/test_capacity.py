@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.capacity import HEADINGS, SIZES, UnitCosts, cameras_per_core, cells, document, markdown, plan
@@ -14,6 +14,7 @@ COSTS = UnitCosts(
 )  # fmt: skip
 
 
+@settings(deadline=None)
 @given(st.integers(1, 100_000), st.floats(0.1, 100))
 def test_twice_the_cameras_cost_twice_as_much(cameras: int, people_per_minute: float) -> None:
     """Nothing in it grows faster than the cameras; partitions are whole."""
