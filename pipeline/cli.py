@@ -497,6 +497,27 @@ def doctor(
 
 
 @app.command()
+def capacity(
+    people_per_minute: Annotated[float, typer.Option(min=0.01, max=600, help="Before each camera.")] = 10,
+    json: JsonOption = False,
+    write: Annotated[
+        Path | None, typer.Option(help="Put the figures between the marks of this Markdown page.", metavar="FILE")
+    ] = None,
+) -> None:
+    """Measure what a camera costs here, and work out what 10, 100, 1,000 and 10,000 of them need. Takes two minutes."""
+    from pipeline import capacity as planning
+    from pipeline.bench import page
+    from pipeline.settings import load_settings
+
+    costs = planning.run_capacity(load_settings(), people_per_minute)
+    if write:
+        command = "demographics " + " ".join(sys.argv[1:])
+        page.put_between_marks(write, planning.markdown(costs, people_per_minute, command))
+    if json:
+        _print_json(planning.document(costs, people_per_minute))
+
+
+@app.command()
 def bench(
     only: Annotated[
         list[str] | None, typer.Option(help="One part; may be given several times.", metavar="PART")

@@ -48,6 +48,7 @@ from kafka.net.compat import KafkaNetClient
 from kafka.net.connection import KafkaConnection
 from kafka.net.inet import KafkaNetSocket
 from kafka.net.transport import KafkaSSLTransport
+from kafka.partitioner.default import DefaultPartitioner
 from kafka.structs import OffsetAndMetadata
 
 from pipeline.bus import Headers, Record, Span, StartAt, TopicPartition, TopicSpec
@@ -60,6 +61,7 @@ _log: Final = structlog.get_logger()
 
 RECONNECT_MAX_MS: Final = 2_000  # the client's 30 s would keep us away long after the broker is back
 BATCH_BYTES: Final = 262_144  # with the client's own 16 KiB, 8 KB records go at 1.3 k/s instead of 10 k/s
+KEYS_REMEMBERED: Final = 50_000
 FETCH_MAX_BYTES: Final = 16 << 20  # held per consumer and broker; the client's 50 MiB is an hour of crops
 STALL_CHECK_S: Final = 15.0
 STALL_QUESTION_MS: Final = 2_000
@@ -145,6 +147,26 @@ def _remember_refusals() -> None:
 
 
 _remember_refusals()
+
+
+class _RememberingPartitioner(DefaultPartitioner):  # type: ignore[misc]  # kafka-python ships no types
+    """The client's own partitions, worked out once for every key: it hashes in Python, and the keys are few."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[str, bytes, int], int] = {}
+
+    def partition(
+        self, topic: str, key: object, serialized_key: bytes, value: object, serialized_value: bytes, cluster: Any
+    ) -> int:
+        """Give the partition; asked anew when the topic gets more of them."""
+        where = (topic, serialized_key, len(cluster.partitions_for_topic(topic) or ()))
+        known = self._known.get(where)
+        if known is None:
+            known = super().partition(topic, key, serialized_key, value, serialized_value, cluster)
+            if len(self._known) >= KEYS_REMEMBERED:
+                self._known.clear()
+            self._known[where] = known
+        return known
 
 
 class _Clients:
@@ -752,6 +774,7 @@ class KafkaBus:
             enable_idempotence=True,
             batch_size=BATCH_BYTES,
             linger_ms=5,
+            partitioner=_RememberingPartitioner(),
             max_request_size=self._max_message_bytes,
             max_block_ms=int(send_timeout_s * 1000),
             delivery_timeout_ms=int(self._delivery_timeout_s * 1000),

@@ -18,9 +18,11 @@ from typing import Any, Final, Literal, NamedTuple
 import cv2
 import numpy as np
 import redis
+from redis.cluster import RedisCluster
 from rich.console import Console
 from rich.table import Table
 
+from aggregator.redis_client import connect
 from aggregator.redis_store import RedisStore
 from aggregator.service import GROUP as AGGREGATOR_GROUP
 from aggregator.service import AggregatorService, windows_of
@@ -351,12 +353,17 @@ class _RedisUse:
     """What a server has used since it was first asked."""
 
     def __init__(self, url: str) -> None:
-        self._client: Any = redis.Redis.from_url(url)
+        self._client: Any = connect(url, 5.0)
         self._cpu_s, self._bytes = self._asked()
 
     def _asked(self) -> tuple[float, int]:
-        cpu, memory = self._client.info("cpu"), self._client.info("memory")
-        return float(cpu["used_cpu_user"]) + float(cpu["used_cpu_sys"]), int(memory["used_memory"])
+        cpu, memory = self._info("cpu"), self._info("memory")
+        used_s = sum(float(of["used_cpu_user"]) + float(of["used_cpu_sys"]) for of in cpu)
+        return used_s, sum(int(of["used_memory"]) for of in memory)
+
+    def _info(self, section: str) -> list[dict[str, Any]]:
+        said = self._client.info(section)
+        return list(said.values()) if isinstance(self._client, RedisCluster) else [said]  # a cluster's by node
 
     def used(self) -> tuple[float, int]:
         """Give CPU seconds and bytes."""

@@ -75,6 +75,12 @@ def measure(bench: Workbench) -> list[Row]:
     ]  # fmt: skip
 
 
+def rate(settings: Settings) -> float:
+    """Give how many records a second one partition's reader counts."""
+    with EmbeddedValkey() as valkey:
+        return RECORDS / min(_ours(settings, valkey.url, f"rate{number}") for number in range(ROUNDS))
+
+
 def _ours(settings: Settings, url: str, namespace: str) -> float:
     store = RedisStore(url, retentions(rolling_windows(settings.windows_s)), namespace=namespace)
     handler = CountingHandler(

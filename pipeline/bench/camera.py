@@ -57,6 +57,15 @@ def measure(bench: Workbench) -> list[Row]:
     return rows
 
 
+def shares(bench: Workbench) -> tuple[float, float]:
+    """Give the share of a core that a camera with people takes, and one without."""
+    cv2.setNumThreads(1)
+    people = films.people(bench.folder, size=(1920, 1080), seconds=SECONDS)
+    empty = films.empty(bench.folder, size=(1920, 1080), seconds=SECONDS)
+    with_people, without = (_share(partial(_ours, bench, film, "all")) / 100 for film in (people, empty))
+    return with_people, without
+
+
 def _share(work: partial[None]) -> float:
     return 100 * least_cpu_s(work) / SECONDS
 

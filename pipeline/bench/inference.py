@@ -77,8 +77,8 @@ def _at(folder: Path, cores: list[int], say: Callable[[str], None], rounds: int,
             figures.append(
                 Row(
                     PART, f"{name}, batch {size}, {on}", reached, "faces/s", plain_name, plain_rate,
-                    (bytes_peak if name == "litert" else peak or 0) / operations if name != "litert" or bytes_peak else None,
-                    _limit("int8" if name == "litert" else "float32"),
+                    limit=operations_per_s / operations if (operations_per_s := bytes_peak if name == "litert" else peak) else None,
+                    limit_of=_limit("int8" if name == "litert" else "float32"),
                 )
             )  # fmt: skip
             best = max(best, (reached, f"{name}, batch {size}"))

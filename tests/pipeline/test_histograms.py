@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline import telemetry as metrics
@@ -14,6 +14,7 @@ from pipeline.telemetry import Telemetry
 BOUNDS = (*metrics.CAPTURE_TO_COUNT.buckets, float("inf"))
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(0, 400), min_size=1, max_size=50), st.sampled_from((0.5, 0.99)))
 def test_a_quantile_lies_in_the_bucket_of_the_value(values: list[float], share: float) -> None:
     """As near as a histogram can know."""

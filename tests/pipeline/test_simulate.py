@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 
 import numpy as np
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from inference.pixels import decode_crop
@@ -24,6 +24,7 @@ crowds = st.builds(
 )
 
 
+@settings(deadline=None)
 @given(crowds)
 def test_everybody_comes_is_seen_and_leaves(script: Crowd) -> None:
     """In order of time; a person's crops are numbered, the first one at once, the end is the last."""
@@ -41,6 +42,7 @@ def test_everybody_comes_is_seen_and_leaves(script: Crowd) -> None:
         assert len(crops) <= script.max_crops
 
 
+@settings(deadline=None)
 @given(crowds)
 def test_a_person_sends_as_many_crops_as_is_said(script: Crowd) -> None:
     """The mean that the capacity is worked out with, against the script; those cut short by the end left out."""
