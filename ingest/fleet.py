@@ -145,7 +145,7 @@ class Fleet:
         return [
             f"camera {loop.camera.id}: {loop.state.reason or loop.state.state}"
             for loop in self.loops
-            if loop.state.state not in {"running", "ended"}
+            if loop.state.state not in {"running", "ended", "paused"}
         ]
 
     def close(self, timeout_s: float = STOP_S) -> None:

@@ -12,6 +12,7 @@ cameras:
     hwaccel: cuda           # optional; the setting's
     options: {buffer_size: "1048576"}   # optional; handed to FFmpeg
     attributes: [age, gender]           # optional; what is said of this camera's visitors; the deployment's, which is the most
+    paused: being repaired              # optional; why nobody looks: the stream is let go of
     # who counts as a visitor, in relative coordinates: [0, 0] is the picture's top left, [1, 1] its bottom right
     zone: [[0.1, 0.3], [0.9, 0.3], [0.9, 1], [0.1, 1]]                            # optional; who is in there
     line: {from: [0, 0.6], to: [1, 0.6], inside: [0.5, 1], counts: in}            # optional; who crosses it: in, out, both
@@ -113,6 +114,7 @@ class Camera(BaseModel):
     line: Line | None = None
     min_dwell_s: Annotated[float, Field(ge=0, le=3600)] = 0.0
     exclude: tuple[Polygon, ...] = ()
+    paused: Annotated[str, Field(max_length=300)] = ""  # why nobody looks; empty: somebody does
 
     _id = field_validator("id")(_name)
     _site = field_validator("site")(_name)

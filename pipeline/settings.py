@@ -19,7 +19,7 @@ from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from pipeline.attributes import ATTRIBUTES, Attribute, in_order
-from pipeline.bus import CAMERAS, DEAD_LETTERS, FACE_CROPS, PREDICTIONS, TopicSpec
+from pipeline.bus import AUDIT, CAMERAS, DEAD_LETTERS, FACE_CROPS, PREDICTIONS, SWITCHES, TopicSpec
 from pipeline.errors import ConfigError
 from pipeline.manifest import DEFAULT_MODEL
 from pipeline.redaction import redact
@@ -89,6 +89,12 @@ class KafkaSettings(_Section):
         86400, ge=3600, le=7 * 86400, description="how far back counts can be rebuilt"
     )
     dead_letters_retention_s: float = Field(7 * 86400, ge=3600, le=30 * 86400, description="how long dead letters stay")
+    audit_retention_s: float = Field(
+        400 * 86400,
+        ge=86400,
+        le=1100 * 86400,
+        description="how long it stays written down who paused a camera, and why",
+    )
     session_timeout_s: float = Field(
         10, ge=1, le=300, description="after this silence a worker's partitions go to others"
     )
@@ -115,12 +121,17 @@ class KafkaSettings(_Section):
             FACE_CROPS: self.face_crops_retention_s,
             PREDICTIONS: self.predictions_retention_s,
             DEAD_LETTERS: self.dead_letters_retention_s,
+            AUDIT: self.audit_retention_s,
         }
         kept = tuple(
             TopicSpec(name, self.partitions, retention_s, replication=self.replication)
             for name, retention_s in retention.items()
         )
-        return (*kept, TopicSpec(CAMERAS, self.partitions, 0, replication=self.replication, compact=True))
+        compacted = (
+            TopicSpec(name, self.partitions, 0, replication=self.replication, compact=True)
+            for name in (CAMERAS, SWITCHES)
+        )
+        return (*kept, *compacted)
 
 
 class RedisSettings(_Section):

@@ -18,6 +18,7 @@ const STATES = {
   running: ["Running", "good"],
   connecting: ["Connecting", "wait"],
   ended: ["Ended", "rest"],
+  paused: ["Paused", "rest"],
   lost: ["Lost", "bad"],
   refused: ["Login refused", "bad"],
   not_found: ["Not found", "bad"],

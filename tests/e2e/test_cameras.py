@@ -152,6 +152,18 @@ def test_cameras_are_added_changed_and_removed_by_command_while_a_worker_runs(
         until(lambda: up() == {"hall", "door"}, 60, services.logs)
         listed = cameras("list", "--json")
         assert {entry["id"]: entry["url"] for entry in listed.json()}["hall"] == url
+        paused = cameras("pause", "hall", "--reason", "a visitor objected", "--by", "duty-manager")
+        assert (paused.status, "paused by duty-manager" in paused.err) == (0, True), paused.err
+        until(
+            lambda: up() == {"door"} and all(s.stop_s is not None for s in server.sessions("hall")), 60, services.logs
+        )
+        assert cameras("pause", "nobody-runs-this", "--reason", " ").status == 2
+        assert cameras("resume", "hall", "--reason", "settled").status == 0
+        until(lambda: up() == {"hall", "door"}, 60, services.logs)
+        audit = cameras("audit", "--json").json()
+        first = next(one for one in audit if one["camera"] == "hall")
+        assert (first["action"], first["by"], first["reason"]) == ("paused", "duty-manager", "a visitor objected")
+        assert [event["action"] for event in ingest.events("camera_switched")] == ["paused", "resumed"]
         assert cameras("remove", "hall").status == 0
         until(lambda: up() == {"door"}, 60, services.logs)
         assert cameras("remove", "hall").status == 2
