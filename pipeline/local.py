@@ -94,7 +94,13 @@ class LocalRun:
         self.counts = PublishedCounts(self.store, disclosure_of(settings))
         self.telemetry.collect_with(VisitorsCollector(self.counts, self.windows, self.telemetry))
 
-        app = make_app("demographics", self.telemetry.registry, self.problems, token=settings.http.token)
+        app = make_app(
+            "demographics",
+            self.telemetry.registry,
+            self.problems,
+            token=settings.http.token,
+            requests_per_s=settings.http.requests_per_s,
+        )
         health = PipelineHealth(self.telemetry, lambda: list(self._failures))
         mount_api(app, self.counts, self.windows, health)
         port = self._port if self._port is not None else settings.http.port

@@ -249,6 +249,12 @@ class HttpSettings(_Section):
     port: int | None = Field(
         None, ge=0, le=65535, description="empty: 8080 aggregator and all-in-one, 9101 ingest, 9102 inference; 0: any"
     )
+    requests_per_s: float = Field(
+        50,
+        ge=0,
+        le=10_000,
+        description="a client that asks more often, on average, is told to wait; 0: nobody is",
+    )
     token: Annotated[SecretStr, AfterValidator(_token)] = Field(
         SecretStr(""),
         description="who asks for /api or /metrics must send it as `Authorization: Bearer`; empty: whoever reaches them may",
