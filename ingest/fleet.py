@@ -14,6 +14,7 @@ import structlog
 from ingest.av_source import AvSource
 from ingest.camera import CameraLoop
 from ingest.outbox import SharedProducer
+from ingest.reach import Reach
 from ingest.yunet_detector import YunetDetector
 from pipeline.attributes import ATTRIBUTES, Attribute
 from pipeline.bus import Bus
@@ -90,6 +91,7 @@ class Fleet:
                 open_timeout_s=settings.open_timeout_s,
                 read_timeout_s=settings.read_timeout_s,
                 hwaccel=settings.hwaccel,
+                reach=Reach(settings.schemes, settings.networks),
             ),
             producer=self._producer,
             telemetry=self._telemetry,

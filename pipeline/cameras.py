@@ -45,11 +45,21 @@ from pydantic import (
 from pipeline.attributes import ATTRIBUTES, Attribute, in_order
 from pipeline.errors import ConfigError
 from pipeline.redaction import redact, redact_parameters
-from pipeline.settings import describe_problem, known_names
+from pipeline.settings import SCHEMES, describe_problem, known_names
 
-SCHEMES: Final = ("rtsp", "rtsps", "http", "https", "file")
 _VARIABLE: Final = re.compile(r"\$\{([^}]*)\}")
 _SECRET_OPTION: Final = re.compile(r"pass|pwd|token|secret|key|auth|cookie|headers", re.IGNORECASE)
+_LEADING_ELSEWHERE: Final = frozenset(
+    {
+        "protocol_whitelist",
+        "protocol_blacklist",
+        "format_whitelist",
+        "http_proxy",
+        "max_redirects",
+        "location",
+        "localaddr",
+    }
+)
 _NAME: Final = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"
 _NAME_RULE: Final = "use 1 to 64 letters, digits, '.', '_' or '-', and begin with a letter or digit"
 
@@ -115,6 +125,13 @@ class Camera(BaseModel):
     min_dwell_s: Annotated[float, Field(ge=0, le=3600)] = 0.0
     exclude: tuple[Polygon, ...] = ()
     paused: Annotated[str, Field(max_length=300)] = ""  # why nobody looks; empty: somebody does
+
+    @field_validator("options")
+    @classmethod
+    def _kept_in(cls, value: dict[str, str]) -> dict[str, str]:
+        if wrong := sorted(_LEADING_ELSEWHERE.intersection(value)):
+            raise ValueError(f"{', '.join(wrong)} would lead elsewhere than to the camera, and cannot be set")
+        return value
 
     _id = field_validator("id")(_name)
     _site = field_validator("site")(_name)

@@ -27,6 +27,7 @@ from inference.service import InferenceService
 from inference.tensorflow_predictor import TensorFlowPredictor
 from ingest.av_source import AvSource
 from ingest.fleet import Fleet
+from ingest.reach import Reach
 from pipeline.bus import FACE_CROPS, PREDICTIONS
 from pipeline.camera_file import CameraFile
 from pipeline.cameras import Camera, check_files
@@ -211,6 +212,7 @@ def _check_films(cameras: Sequence[Camera], settings: Settings) -> None:
                     camera,
                     open_timeout_s=settings.ingest.open_timeout_s,
                     read_timeout_s=settings.ingest.read_timeout_s,
+                    reach=Reach(settings.ingest.schemes, settings.ingest.networks),
                 ).close()
             except SourceLost as error:
                 problems.append(str(error))

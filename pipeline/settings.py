@@ -11,6 +11,7 @@ import os
 import socket
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
@@ -26,6 +27,8 @@ from pipeline.redaction import redact
 from pipeline.sealing import parse_keys
 
 PREFIX: Final = "DEMOGRAPHICS_"
+Scheme = Literal["rtsp", "rtsps", "http", "https", "file"]
+SCHEMES: Final[tuple[Scheme, ...]] = ("rtsp", "rtsps", "http", "https", "file")
 LONGEST_WINDOW_S: Final = 31 * 86400
 _UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
@@ -193,6 +196,13 @@ class IngestSettings(_Section):
     max_gap_s: float = Field(2.5, gt=0, le=30, description="an occlusion up to this long is bridged")
     reconnect_bridge_s: float = Field(
         10, ge=0, le=120, description="people in view before and after a loss or darkness up to this long are the same"
+    )
+    schemes: tuple[Scheme, ...] = Field(
+        SCHEMES, min_length=1, description="what a camera's address may begin with; file is a film on the worker's disk"
+    )
+    networks: tuple[IPv4Network | IPv6Network, ...] = Field(
+        (),
+        description='networks in which cameras may be, such as ["10.20.0.0/16"]; empty: anywhere that the worker reaches',
     )
     open_timeout_s: float = Field(10, gt=0, le=120, description="how long a camera may take to answer")
     read_timeout_s: float = Field(

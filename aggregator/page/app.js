@@ -26,6 +26,7 @@ const STATES = {
   unreachable: ["Unreachable", "bad"],
   stalled: ["Stalled", "bad"],
   too_fast: ["Too fast", "bad"],
+  forbidden: ["Not allowed", "bad"],
   silent: ["Silent", "bad"],
 };
 const PIPELINE = {
