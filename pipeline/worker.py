@@ -6,6 +6,7 @@ batch, so handlers are written to be repeated.
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from collections import Counter
@@ -25,7 +26,7 @@ log = structlog.get_logger()
 COMMIT_INTERVAL_S: Final = 1.0
 LAG_INTERVAL_S: Final = 2.0
 LONGEST_PAUSE_S: Final = 5.0
-LONGEST_KEY: Final = 64  # of a dead letter; a camera's id is no longer
+_CAMERA_ID: Final = re.compile(rb"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 
 
 class Handler(Protocol):
@@ -65,7 +66,9 @@ class DeadLetters:
             failed_at=time.time(),
             service=self._service,
         )
-        self._producer.send(DEAD_LETTERS, key=record.key[:LONGEST_KEY], value=encode(letter), headers=headers())
+        # A key that is no camera's may be anything, a piece of what the record should have held among it.
+        key = record.key if _CAMERA_ID.fullmatch(record.key) else b""
+        self._producer.send(DEAD_LETTERS, key=key, value=encode(letter), headers=headers())
         self._telemetry.add(metrics.DEAD_LETTERS_TOTAL, reason=error.reason)
         log.warning(
             "dead_letter",
