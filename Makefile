@@ -13,7 +13,7 @@ ARGS ?=
 KILLS ?= 10
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev deploy-tools demo test test-servers check format docs bench chaos clean
+.PHONY: help setup setup-dev deploy-tools demo test test-servers check format docs bench chaos audit clean
 
 help:  ## Say what there is to make
 	@echo "demographics: who comes in, counted once, no picture kept"
@@ -78,6 +78,9 @@ bench: setup-dev  ## Measure this machine, part by part, beside peers and limits
 
 chaos: setup-dev  ## Kill every process again and again; the counts stay exact (KILLS=50 takes 20 minutes; Java 17 and Maven)
 	@$(BIN)/python -m tests.chaos --kills $(KILLS) $(ARGS)
+
+audit: setup  ## Known vulnerabilities, bill of materials (CycloneDX) and licences of what is installed, into .cache/audit
+	@$(BIN)/python -m deploy.audit $(UV) .cache/audit
 
 clean:  ## Remove what was installed and cached here
 	rm -rf .venv .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

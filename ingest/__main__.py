@@ -21,6 +21,7 @@ from pipeline.errors import TransportError
 from pipeline.manifest import load_manifest
 from pipeline.sealing import CropKeys, parse_keys
 from pipeline.settings import Settings
+from pipeline.switches import Switches
 from pipeline.telemetry import Telemetry
 
 log = structlog.get_logger()
@@ -41,15 +42,18 @@ def serve(settings: Settings, file: CameraFile | None) -> None:
         bus = open_bus(settings.kafka, "demographics-ingest", telemetry)
         stack.callback(bus.close)
 
-        def join() -> TopicCameras | None:
+        def join() -> tuple[TopicCameras | None, Switches]:
             bus.ensure_topics(settings.kafka.topics())
-            return None if file is not None else TopicCameras(bus)
+            switches = Switches(bus)
+            return None if file is not None else TopicCameras(bus), switches
 
-        shared = startup.wait_for("Kafka", join)
-        if startup.stop.is_set():
+        joined = startup.wait_for("Kafka", join)
+        if startup.stop.is_set() or joined is None:
             return
+        shared, switches = joined
+        wanted: tuple[Camera, ...] = file.cameras if file is not None else ()
         fleet = Fleet(
-            file.cameras if file is not None else (),
+            switches.applied(wanted),
             settings=settings.ingest,
             recipe=recipe,
             bus=bus,
@@ -68,8 +72,9 @@ def serve(settings: Settings, file: CameraFile | None) -> None:
         startup.ready(problems)
         while not startup.stop.is_set() and not (file is not None and fleet.ended()):
             cameras = file.changed() if file is not None else _share(shared, telemetry)
-            if cameras is not None:
-                fleet.apply(cameras)
+            wanted = wanted if cameras is None else cameras
+            if switches.changed() or cameras is not None:
+                fleet.apply(switches.applied(wanted))
             startup.stop.wait(0.2)
         fleet.close()
         if shared is not None:

@@ -23,6 +23,7 @@ from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
 from ingest.detector import Image
+from ingest.reach import Reach
 from ingest.source import Frame
 from pipeline.cameras import Camera
 from pipeline.errors import SourceLost, SourceNotFound, SourceRefused, SourceUnreachable, SourceUnreadable
@@ -30,6 +31,14 @@ from pipeline.errors import SourceLost, SourceNotFound, SourceRefused, SourceUnr
 log = structlog.get_logger()
 
 CLOCK_TOLERANCE_S: Final = 30.0
+# What FFmpeg may open for a scheme: a stream must not have it read a file, nor a film have it go out.
+_PROTOCOLS: Final = {
+    "rtsp": "rtsp,rtp,udp,tcp",
+    "rtsps": "rtsps,rtsp,rtp,udp,tcp,tls",
+    "http": "http,https,httpproxy,tcp,tls",
+    "https": "http,https,httpproxy,tcp,tls",
+    "file": "file",
+}
 _LATE_S: Final = 2.0
 _PUNCTUAL_S: Final = 0.5
 _PLANAR: Final = ("yuv420p", "yuvj420p", "yuv422p", "yuvj422p", "yuv444p", "yuvj444p", "nv12", "gray")
@@ -103,8 +112,16 @@ def _open(
 class AvSource:
     """One connection to a camera or one reading of a file."""
 
-    def __init__(self, camera: Camera, *, open_timeout_s: float, read_timeout_s: float, hwaccel: str = "") -> None:
-        """Connect. Raises SourceLost, or the kind of it that says why."""
+    def __init__(
+        self,
+        camera: Camera,
+        *,
+        open_timeout_s: float,
+        read_timeout_s: float,
+        hwaccel: str = "",
+        reach: Reach | None = None,
+    ) -> None:
+        """Connect, where *reach* allows it. Raises SourceLost, or the kind of it that says why."""
         self.live = camera.live
         self._camera = camera
         self._paced = camera.live and camera.path is not None
@@ -112,8 +129,14 @@ class AvSource:
         self._reading = False
         self._skipping = False
         self._least_lag_s = float("inf")
-        address = str(camera.path) if camera.path else camera.url.get_secret_value()
-        options = dict(camera.options)
+        address = (reach or Reach()).address(camera)
+        scheme = address.split("://", 1)[0].lower() if self.live else "file"
+        options = {
+            **camera.options,
+            "protocol_whitelist": _PROTOCOLS[scheme],
+        }
+        if self.live and reach is not None and reach.networks:
+            options["max_redirects"] = "0"  # they would lead where nobody has looked
         if address.startswith("rtsp"):
             options = {"rtsp_transport": "tcp", "fflags": "nobuffer", **options}
         elif camera.path is None:  # motion JPEG carries no clock of its own

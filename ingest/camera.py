@@ -176,6 +176,9 @@ class CameraLoop:
             metrics.CAMERA_WANTED_FPS, self.camera.detect_fps or self._settings.detect_fps, **self._labels
         )
         self._telemetry.set(metrics.CAMERA_UP, 0, **self._labels)
+        if self.camera.paused:
+            self._stay_paused(stop)
+            return
         self._report()
         detector = self._make_detector(self.camera)
         attempt = 0
@@ -207,6 +210,17 @@ class CameraLoop:
         self._close_view()
         self.state.ended = True
         self._telemetry.set(metrics.CAMERA_UP, 0, **self._labels)
+        self._flush(stop, last=True)
+
+    def _stay_paused(self, stop: threading.Event) -> None:
+        """Look at nothing, and say so, for as long as the camera is paused; whoever ends the pause begins the loop anew."""
+        log.warning("camera_paused", camera=self.camera.id, reason=self.camera.paused)
+        self._change("paused", self.camera.paused)
+        self._flush(stop)
+        while not self._until_end and not stop.wait(self._settings.status_interval_s):
+            self._report()
+            self._flush(stop)
+        self.state.ended = True
         self._flush(stop, last=True)
 
     def forget(self, *, gone: bool) -> None:

@@ -22,6 +22,7 @@ from ingest.av_source import AvSource
 from ingest.detection import open_detection
 from ingest.detector import FaceBox, Image
 from ingest.frames import fault_of
+from ingest.reach import Reach
 from pipeline.cameras import Camera
 from pipeline.errors import ConfigError, SourceLost
 from pipeline.settings import IngestSettings
@@ -98,6 +99,7 @@ def check_camera(camera: Camera, settings: IngestSettings, *, seconds: float, sn
             open_timeout_s=settings.open_timeout_s,
             read_timeout_s=settings.read_timeout_s,
             hwaccel=settings.hwaccel,
+            reach=Reach(settings.schemes, settings.networks),
         )
         with closing(source):
             _look(check, seen, source, camera, settings, started, seconds)

@@ -15,6 +15,7 @@ from ingest.av_source import AvSource
 from ingest.camera import CameraLoop
 from ingest.detection import open_detection
 from ingest.outbox import SharedProducer
+from ingest.reach import Reach
 from pipeline import telemetry as metrics
 from pipeline.attributes import ATTRIBUTES, Attribute
 from pipeline.bus import Bus
@@ -99,6 +100,7 @@ class Fleet:
             open_timeout_s=settings.open_timeout_s,
             read_timeout_s=settings.read_timeout_s,
             hwaccel=settings.hwaccel,
+            reach=Reach(settings.schemes, settings.networks),
         )
         if (camera.hwaccel or settings.hwaccel) and not source.hardware:
             self._telemetry.add(metrics.SOFTWARE_INSTEAD, site=camera.site, camera=camera.id)
@@ -151,7 +153,7 @@ class Fleet:
         return [
             f"camera {loop.camera.id}: {loop.state.reason or loop.state.state}"
             for loop in self.loops
-            if loop.state.state not in {"running", "ended"}
+            if loop.state.state not in {"running", "ended", "paused"}
         ]
 
     def close(self, timeout_s: float = STOP_S) -> None:

@@ -17,6 +17,8 @@ from typing import Final, NamedTuple, Protocol
 FACE_CROPS: Final = "face-crops"
 PREDICTIONS: Final = "predictions"
 CAMERAS: Final = "cameras"
+SWITCHES: Final = "camera-switches"
+AUDIT: Final = "audit"
 DEAD_LETTERS: Final = "dead-letters"
 
 Headers = tuple[tuple[str, bytes], ...]

@@ -13,6 +13,7 @@ cameras:
     realtime: true          # optional; a file is played at its own pace, again and again, as a camera would send it
     options: {buffer_size: "1048576"}   # optional; handed to FFmpeg
     attributes: [age, gender]           # optional; what is said of this camera's visitors; the deployment's, which is the most
+    paused: being repaired              # optional; why nobody looks: the stream is let go of
     # who counts as a visitor, in relative coordinates: [0, 0] is the picture's top left, [1, 1] its bottom right
     zone: [[0.1, 0.3], [0.9, 0.3], [0.9, 1], [0.1, 1]]                            # optional; who is in there
     line: {from: [0, 0.6], to: [1, 0.6], inside: [0.5, 1], counts: in}            # optional; who crosses it: in, out, both
@@ -45,11 +46,21 @@ from pydantic import (
 from pipeline.attributes import ATTRIBUTES, Attribute, in_order
 from pipeline.errors import ConfigError
 from pipeline.redaction import redact, redact_parameters
-from pipeline.settings import describe_problem, known_names
+from pipeline.settings import SCHEMES, describe_problem, known_names
 
-SCHEMES: Final = ("rtsp", "rtsps", "http", "https", "file")
 _VARIABLE: Final = re.compile(r"\$\{([^}]*)\}")
 _SECRET_OPTION: Final = re.compile(r"pass|pwd|token|secret|key|auth|cookie|headers", re.IGNORECASE)
+_LEADING_ELSEWHERE: Final = frozenset(
+    {
+        "protocol_whitelist",
+        "protocol_blacklist",
+        "format_whitelist",
+        "http_proxy",
+        "max_redirects",
+        "location",
+        "localaddr",
+    }
+)
 _NAME: Final = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"
 _NAME_RULE: Final = "use 1 to 64 letters, digits, '.', '_' or '-', and begin with a letter or digit"
 
@@ -116,6 +127,14 @@ class Camera(BaseModel):
     line: Line | None = None
     min_dwell_s: Annotated[float, Field(ge=0, le=3600)] = 0.0
     exclude: tuple[Polygon, ...] = ()
+    paused: Annotated[str, Field(max_length=300)] = ""  # why nobody looks; empty: somebody does
+
+    @field_validator("options")
+    @classmethod
+    def _kept_in(cls, value: dict[str, str]) -> dict[str, str]:
+        if wrong := sorted(_LEADING_ELSEWHERE.intersection(value)):
+            raise ValueError(f"{', '.join(wrong)} would lead elsewhere than to the camera, and cannot be set")
+        return value
 
     _id = field_validator("id")(_name)
     _site = field_validator("site")(_name)

@@ -261,6 +261,68 @@ def cameras_apply(
     typer.echo(f"{len(entries)} cameras applied" + (f", removed {', '.join(gone)}" if gone else ""), err=True)
 
 
+ReasonWhy = Annotated[str, typer.Option("--reason", help="Why; it is written down, and shown on the page.")]
+ByOption = Annotated[str, typer.Option("--by", help="Who; your name on this machine unless given.")]
+NameArgument = Annotated[str, typer.Argument(metavar="ID", help="Its name.")]
+
+
+@cameras_app.command("pause")
+def cameras_pause(name: NameArgument, reason: ReasonWhy, by: ByOption = "") -> None:
+    """Have whoever runs a camera let go of its stream at once; waits until that is said. Written down in the audit."""
+    _switch(name, "paused", reason, by)
+
+
+@cameras_app.command("resume")
+def cameras_resume(name: NameArgument, reason: ReasonWhy, by: ByOption = "") -> None:
+    """Have a paused camera looked at again. Written down in the audit."""
+    _switch(name, "resumed", reason, by)
+
+
+@cameras_app.command("audit")
+def cameras_audit(json: JsonOption = False) -> None:
+    """Show who paused and resumed which camera, when and why."""
+    from pipeline.switches import document, history
+
+    with _camera_bus() as bus:
+        found = history(bus)
+    if json:
+        _print_json(document(found))
+    for switch in () if json else found:
+        typer.echo(f"{switch.camera}: {switch.said}")
+
+
+SWITCH_S = 20.0
+
+
+def _switch(name: str, action: str, reason: str, by: str) -> None:
+    import getpass
+    import socket
+    import time
+
+    import msgspec
+
+    from pipeline.errors import TransportError
+    from pipeline.switches import Switch, let_go, publish
+
+    who = by or f"{getpass.getuser()}@{socket.gethostname()}"
+    said = {"camera": name, "action": action, "at": time.time(), "by": who, "reason": reason.strip()}
+    try:
+        switch = msgspec.convert(said, Switch)
+    except msgspec.ValidationError as error:
+        raise ConfigError(
+            f"{action} {name}: {error}; give a camera's id, and --reason in 1 to 200 characters"
+        ) from None
+    with _camera_bus() as bus:
+        publish(bus, switch)
+        took = let_go(bus, switch, SWITCH_S)
+    if took is None:
+        raise TransportError(
+            f"camera {name} is {action} by the topic, but no worker has said so within {SWITCH_S:g} s: "
+            "see whether that is its id (`demographics report`), and whether its worker runs"
+        )
+    typer.echo(f"camera {switch.said} ({took:.1f} s)", err=True)
+
+
 def _camera_bus() -> Any:
     """Open the bus of the settings, with its topics."""
     from contextlib import closing

@@ -62,7 +62,13 @@ class Startup:
         self._telemetry = telemetry
         self._waiting: str | None = "starting"
         self._problems: Callable[[], list[str]] = list
-        self.app = make_app(f"demographics {service}", telemetry.registry, self.problems, token=settings.http.token)
+        self.app = make_app(
+            f"demographics {service}",
+            telemetry.registry,
+            self.problems,
+            token=settings.http.token,
+            requests_per_s=settings.http.requests_per_s,
+        )
         wanted = settings.http.port
         self.http = HttpServer(self.app, host=settings.http.host, port=port if wanted is None else wanted)
 

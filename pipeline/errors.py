@@ -10,7 +10,8 @@ PipelineError
         ├── SourceUnreadable   what is there is not video that can be decoded
         ├── SourceUnreachable  nobody answers at that address
         ├── SourceStalled      the connection is open, and nothing comes
-        └── SourceTooFast      more comes than any camera sends
+        ├── SourceTooFast      more comes than any camera sends
+        └── SourceForbidden    this worker may not go to that address
 """
 
 from __future__ import annotations
@@ -87,6 +88,12 @@ class SourceTooFast(SourceLost):
     """More comes than any camera sends."""
 
     reason = "too_fast"
+
+
+class SourceForbidden(SourceLost):
+    """This worker may not go to that address."""
+
+    reason = "forbidden"
 
 
 def source_reasons() -> tuple[str, ...]:

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import secrets
 import socket
 import threading
+import time
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 from typing import Annotated, Any, Final
@@ -32,7 +35,41 @@ SECURITY_HEADERS: Final = {
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
     "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Permissions-Policy": "camera=(), microphone=(), geolocation=()",
+    "X-Frame-Options": "DENY",
 }
+"""On every answer, refusals and faults included. There is no CORS header on any: no other origin's script reads an answer."""
+
+MOST_CONNECTIONS: Final = 512
+MOST_CLIENTS: Final = 4096  # whose requests are counted at the same time
+UNLIMITED: Final = frozenset({"/healthz", "/readyz"})  # whoever restarts services asks these
+
+
+class RateLimit:
+    """Lets each client ask so often: a bucket of requests that fills up again (J. Turner, IEEE Communications 24(10), 1986).
+
+    One thread owns it: that of the event loop.
+    """
+
+    def __init__(self, per_s: float, *, burst_s: float = 4.0, clock: Callable[[], float] = time.monotonic) -> None:
+        """Allow *per_s* requests a second on average, and those of *burst_s* at once."""
+        self._per_s = per_s
+        self._most = max(1.0, per_s * burst_s)
+        self._clock = clock
+        self._left: OrderedDict[str, tuple[float, float]] = OrderedDict()  # by client: requests left, as of when
+
+    def admit(self, client: str) -> float:
+        """Count a request; gives 0 where it may be answered, else after how many seconds the next one may."""
+        now = self._clock()
+        left, at = self._left.pop(client, (self._most, now))
+        left = min(self._most, left + (now - at) * self._per_s)
+        allowed = left >= 1.0
+        self._left[client] = (left - 1.0 if allowed else left, now)
+        if len(self._left) > MOST_CLIENTS:
+            self._left.popitem(last=False)
+        return 0.0 if allowed else (1.0 - left) / self._per_s
+
 
 Problems = Callable[[], list[str]]
 """What keeps the service from being ready, in words; none when it is."""
@@ -98,14 +135,31 @@ def _guard(token: SecretStr | None) -> list[Any]:
     return [Depends(check)]
 
 
-def make_app(title: str, registry: CollectorRegistry, problems: Problems, *, token: SecretStr | None = None) -> FastAPI:
-    """Make the app that every service serves; `app.state.guarded` has the dependencies of whatever else holds figures."""
+def make_app(
+    title: str,
+    registry: CollectorRegistry,
+    problems: Problems,
+    *,
+    token: SecretStr | None = None,
+    requests_per_s: float = 0,
+) -> FastAPI:
+    """Make the app that every service serves; `app.state.guarded` has the dependencies of whatever else holds figures.
+
+    A client that asks more often than *requests_per_s* on average is told to wait; 0 lets everybody ask.
+    """
+    limit = RateLimit(requests_per_s) if requests_per_s else None
     app = FastAPI(title=title, version="1", docs_url=None, redoc_url=None, openapi_url="/api/v1/openapi.json")
     guarded = app.state.guarded = _guard(token)
 
     @app.middleware("http")
     async def add_headers(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
-        response = await call_next(request)
+        client = request.client.host if request.client else ""
+        wait_s = limit.admit(client) if limit and request.url.path not in UNLIMITED else 0.0
+        if wait_s:
+            again = {"Retry-After": str(math.ceil(wait_s))}
+            response: Response = problem(429, f"ask again in {math.ceil(wait_s)} s, and less often", headers=again)
+        else:
+            response = await call_next(request)
         for name, value in SECURITY_HEADERS.items():
             response.headers.setdefault(name, value)
         return response
@@ -130,7 +184,8 @@ def make_app(title: str, registry: CollectorRegistry, problems: Problems, *, tok
 
     @app.exception_handler(Exception)
     async def failed(_request: Request, _error: Exception) -> JSONResponse:
-        return problem(500, "this is a fault of the service; its log says more")
+        # Faults are answered outside of all middleware.
+        return problem(500, "this is a fault of the service; its log says more", headers=SECURITY_HEADERS)
 
     @app.get("/healthz", tags=["operations"])
     def healthz() -> Alive:
@@ -182,7 +237,13 @@ class HttpServer:
             ) from None
         self.host, self.port = self._socket.getsockname()[:2]
         config = uvicorn.Config(
-            app, log_level="warning", access_log=False, server_header=False, timeout_graceful_shutdown=2, lifespan="off"
+            app,
+            log_level="warning",
+            access_log=False,
+            server_header=False,
+            timeout_graceful_shutdown=2,
+            lifespan="off",
+            limit_concurrency=MOST_CONNECTIONS,
         )
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._serve, name="http", daemon=True)

@@ -26,6 +26,7 @@ from inference.service import GROUP as INFERENCE_GROUP
 from inference.service import InferenceService, engine_of
 from ingest.av_source import AvSource
 from ingest.fleet import Fleet
+from ingest.reach import Reach
 from pipeline.bus import FACE_CROPS, PREDICTIONS
 from pipeline.camera_file import CameraFile
 from pipeline.cameras import Camera, check_files
@@ -94,7 +95,13 @@ class LocalRun:
         self.counts = PublishedCounts(self.store, disclosure_of(settings))
         self.telemetry.collect_with(VisitorsCollector(self.counts, self.windows, self.telemetry))
 
-        app = make_app("demographics", self.telemetry.registry, self.problems, token=settings.http.token)
+        app = make_app(
+            "demographics",
+            self.telemetry.registry,
+            self.problems,
+            token=settings.http.token,
+            requests_per_s=settings.http.requests_per_s,
+        )
         health = PipelineHealth(self.telemetry, lambda: list(self._failures))
         mount_api(app, self.counts, self.windows, health)
         port = self._port if self._port is not None else settings.http.port
@@ -204,6 +211,7 @@ def _check_films(cameras: Sequence[Camera], settings: Settings) -> None:
                     camera,
                     open_timeout_s=settings.ingest.open_timeout_s,
                     read_timeout_s=settings.ingest.read_timeout_s,
+                    reach=Reach(settings.ingest.schemes, settings.ingest.networks),
                 ).close()
             except SourceLost as error:
                 problems.append(str(error))

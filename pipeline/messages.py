@@ -98,6 +98,7 @@ class CameraStatus(Struct, frozen=True, kw_only=True, omit_defaults=True, tag="c
 
 CAMERA_STATES: Final = (
     "connecting", "running", "stalled", "lost", "refused", "not_found", "unreadable", "unreachable", "too_fast", "ended",
+    "paused", "forbidden",
 )  # fmt: skip
 
 

@@ -11,6 +11,7 @@ import os
 import socket
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
@@ -19,13 +20,15 @@ from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from pipeline.attributes import ATTRIBUTES, Attribute, in_order
-from pipeline.bus import CAMERAS, DEAD_LETTERS, FACE_CROPS, PREDICTIONS, TopicSpec
+from pipeline.bus import AUDIT, CAMERAS, DEAD_LETTERS, FACE_CROPS, PREDICTIONS, SWITCHES, TopicSpec
 from pipeline.errors import ConfigError
 from pipeline.manifest import DEFAULT_MODEL, EngineName
 from pipeline.redaction import redact
 from pipeline.sealing import parse_keys
 
 PREFIX: Final = "DEMOGRAPHICS_"
+Scheme = Literal["rtsp", "rtsps", "http", "https", "file"]
+SCHEMES: Final[tuple[Scheme, ...]] = ("rtsp", "rtsps", "http", "https", "file")
 LONGEST_WINDOW_S: Final = 31 * 86400
 _UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
@@ -89,6 +92,12 @@ class KafkaSettings(_Section):
         86400, ge=3600, le=7 * 86400, description="how far back counts can be rebuilt"
     )
     dead_letters_retention_s: float = Field(7 * 86400, ge=3600, le=30 * 86400, description="how long dead letters stay")
+    audit_retention_s: float = Field(
+        400 * 86400,
+        ge=86400,
+        le=1100 * 86400,
+        description="how long it stays written down who paused a camera, and why",
+    )
     session_timeout_s: float = Field(
         10, ge=1, le=300, description="after this silence a worker's partitions go to others"
     )
@@ -115,12 +124,17 @@ class KafkaSettings(_Section):
             FACE_CROPS: self.face_crops_retention_s,
             PREDICTIONS: self.predictions_retention_s,
             DEAD_LETTERS: self.dead_letters_retention_s,
+            AUDIT: self.audit_retention_s,
         }
         kept = tuple(
             TopicSpec(name, self.partitions, retention_s, replication=self.replication)
             for name, retention_s in retention.items()
         )
-        return (*kept, TopicSpec(CAMERAS, self.partitions, 0, replication=self.replication, compact=True))
+        compacted = (
+            TopicSpec(name, self.partitions, 0, replication=self.replication, compact=True)
+            for name in (CAMERAS, SWITCHES)
+        )
+        return (*kept, *compacted)
 
 
 class RedisSettings(_Section):
@@ -187,6 +201,13 @@ class IngestSettings(_Section):
     reconnect_bridge_s: float = Field(
         10, ge=0, le=120, description="people in view before and after a loss or darkness up to this long are the same"
     )
+    schemes: tuple[Scheme, ...] = Field(
+        SCHEMES, min_length=1, description="what a camera's address may begin with; file is a film on the worker's disk"
+    )
+    networks: tuple[IPv4Network | IPv6Network, ...] = Field(
+        (),
+        description='networks in which cameras may be, such as ["10.20.0.0/16"]; empty: anywhere that the worker reaches',
+    )
     open_timeout_s: float = Field(10, gt=0, le=120, description="how long a camera may take to answer")
     read_timeout_s: float = Field(
         5, gt=0, le=120, description="a camera that sends nothing for this long is reconnected"
@@ -249,6 +270,12 @@ class HttpSettings(_Section):
     host: str = Field("127.0.0.1", description="address to listen on; 0.0.0.0 in a container")
     port: int | None = Field(
         None, ge=0, le=65535, description="empty: 8080 aggregator and all-in-one, 9101 ingest, 9102 inference; 0: any"
+    )
+    requests_per_s: float = Field(
+        50,
+        ge=0,
+        le=10_000,
+        description="a client that asks more often, on average, is told to wait; 0: nobody is",
     )
     token: Annotated[SecretStr, AfterValidator(_token)] = Field(
         SecretStr(""),

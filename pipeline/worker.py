@@ -6,6 +6,7 @@ batch, so handlers are written to be repeated.
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from collections import Counter
@@ -26,7 +27,7 @@ COMMIT_INTERVAL_S: Final = 1.0
 LAG_INTERVAL_S: Final = 2.0
 LONGEST_PAUSE_S: Final = 5.0
 LOOKS: Final = 4  # for more records, while a batch waits to be filled
-LONGEST_KEY: Final = 64  # of a dead letter; a camera's id is no longer
+_CAMERA_ID: Final = re.compile(rb"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 
 
 class Handler(Protocol):
@@ -66,8 +67,10 @@ class DeadLetters:
             failed_at=time.time(),
             service=self._service,
         )
+        # A key that is no camera's may be anything, a piece of what the record should have held among it.
+        key = record.key if _CAMERA_ID.fullmatch(record.key) else b""
         value = encode(letter)
-        self._producer.send(DEAD_LETTERS, key=record.key[:LONGEST_KEY], value=value, headers=headers(value))
+        self._producer.send(DEAD_LETTERS, key=key, value=value, headers=headers(value))
         self._telemetry.add(metrics.DEAD_LETTERS_TOTAL, reason=error.reason)
         log.warning(
             "dead_letter",

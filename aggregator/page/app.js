@@ -18,6 +18,7 @@ const STATES = {
   running: ["Running", "good"],
   connecting: ["Connecting", "wait"],
   ended: ["Ended", "rest"],
+  paused: ["Paused", "rest"],
   lost: ["Lost", "bad"],
   refused: ["Login refused", "bad"],
   not_found: ["Not found", "bad"],
@@ -25,6 +26,7 @@ const STATES = {
   unreachable: ["Unreachable", "bad"],
   stalled: ["Stalled", "bad"],
   too_fast: ["Too fast", "bad"],
+  forbidden: ["Not allowed", "bad"],
   silent: ["Silent", "bad"],
 };
 const PIPELINE = {

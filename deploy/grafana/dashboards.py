@@ -256,7 +256,7 @@ def by_hour(ever: str) -> table.Panel:
 
 # --- cameras ---------------------------------------------------------------------------------------------------------------
 
-_RESTING: Final = ("connecting", "ended")
+_RESTING: Final = ("connecting", "ended", "paused")
 
 
 def state_colour(state: str) -> str:

@@ -7,13 +7,13 @@
 # not on the PATH. The users must be there (kafka-configs.sh --alter --add-config 'SCRAM-SHA-512=[password=...]' --entity-type users
 # --entity-name ingest), and the broker must refuse what nobody has allowed (authorizer.class.name, allow.everyone.if.no.acl.found=false).
 #
-#   ingest      writes face crops, ends and states of cameras; reads which cameras there are. It cannot read a face crop.
+#   ingest      writes face crops, ends and states of cameras; reads which cameras there are, and which are paused. It cannot read a face crop.
 #   infer       reads face crops, writes predictions. It alone can read a face crop, but for the operator.
 #   aggregate   reads predictions, writes the ends that cameras did not say. It cannot read a face crop.
-#   operator    for the commands `demographics cameras`, `deadletters`, `replay`: creates the topics, writes cameras, sends records in again.
+#   operator    for the commands `demographics cameras`, `deadletters`, `replay`: creates the topics, writes and pauses cameras, sends records in again.
 set -eu
 : "${BOOTSTRAP:?host:port of a broker}" "${ADMIN:?a client configuration of an administrator}"
-TOPICS="--topic face-crops --topic predictions --topic dead-letters --topic cameras"
+TOPICS="--topic face-crops --topic predictions --topic dead-letters --topic cameras --topic camera-switches --topic audit"
 
 allow() {
   users=""
@@ -28,7 +28,7 @@ allow() {
 allow ingest,infer,aggregate,operator --operation Describe $TOPICS
 
 allow ingest --operation Write --topic face-crops --topic predictions
-allow ingest --operation Read --topic cameras --group ingest
+allow ingest --operation Read --topic cameras --topic camera-switches --group ingest
 
 allow infer --operation Read --topic face-crops --group inference
 allow infer,aggregate --operation Write --topic predictions --topic dead-letters
@@ -39,5 +39,5 @@ allow aggregate --operation Read --topic predictions --group aggregator
 
 # shellcheck disable=SC2086
 allow operator --operation Create --operation Read $TOPICS
-allow operator --operation Write --topic cameras --topic face-crops --topic predictions
+allow operator --operation Write --topic cameras --topic camera-switches --topic audit --topic face-crops --topic predictions
 allow operator --operation Read --group cameras- --resource-pattern-type prefixed

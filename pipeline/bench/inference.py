@@ -73,11 +73,12 @@ def _at(folder: Path, cores: list[int], say: Callable[[str], None], rounds: int,
         if not installed(name) or (name == "jax" and not _accelerator()):
             continue
         say(f"{name}, {on}")
+        operations_per_s = bytes_peak if name == "litert" else peak
         for size, reached in apart(_engine, name, folder, threads, rounds, round_s).items():
             figures.append(
                 Row(
                     PART, f"{name}, batch {size}, {on}", reached, "faces/s", plain_name, plain_rate,
-                    limit=operations_per_s / operations if (operations_per_s := bytes_peak if name == "litert" else peak) else None,
+                    limit=operations_per_s / operations if operations_per_s else None,
                     limit_of=_limit("int8" if name == "litert" else "float32"),
                 )
             )  # fmt: skip

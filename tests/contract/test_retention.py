@@ -14,7 +14,7 @@ from aggregator.fusion import Cell
 from aggregator.redis_store import RedisStore, open_store
 from aggregator.service import windows_of
 from aggregator.store import CameraClock, Changes, PlaceCell, Position, TrackState
-from pipeline.bus import CAMERAS
+from pipeline.bus import CAMERAS, SWITCHES
 from pipeline.kafka_bus import KafkaBus
 from pipeline.messages import CameraStatus
 from pipeline.settings import LONGEST_WINDOW_S, KafkaSettings, RedisSettings, Settings, load_settings
@@ -28,6 +28,7 @@ BOUNDS = {
     "face_crops_retention_s": HOUR,
     "predictions_retention_s": 7 * DAY,
     "dead_letters_retention_s": 30 * DAY,
+    "audit_retention_s": 1100 * DAY,
     "tracks_retention_s": 30 * DAY,
     "totals_retention_s": 1100 * DAY,
 }
@@ -51,9 +52,9 @@ def test_every_retention_has_its_bound() -> None:
 
 
 def test_every_topic_that_holds_anything_of_people_has_a_retention() -> None:
-    """The topic of cameras alone is kept for ever: it holds no person, and no secret."""
+    """The cameras and the last word on each are kept for ever: they hold no visitor, and no secret."""
     for spec in KafkaSettings().topics():
-        assert spec.compact == (spec.name == CAMERAS), spec
+        assert spec.compact == (spec.name in {CAMERAS, SWITCHES}), spec
         assert spec.compact or 0 < spec.retention_s <= BOUNDS[f"{spec.name.replace('-', '_')}_retention_s"], spec
 
 

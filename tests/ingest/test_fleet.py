@@ -177,3 +177,33 @@ def test_a_camera_whose_hardware_is_missing_is_counted_all_the_same_and_that_is_
         labels["camera"]: value for name, labels, value in telemetry.samples(SOFTWARE_INSTEAD) if "created" not in name
     }
     assert fallbacks == {"asked": 1, "plain": 0}
+
+
+def test_a_paused_camera_is_let_go_of_at_once_and_looked_at_again_when_it_is_resumed(
+    bus: MemoryBus, recipe: CropRecipe, clip: Clip, rtsp_server: RtspServer
+) -> None:
+    """Nobody plays its stream, its state says who and why, nothing is sent of whoever walks by; the other camera runs on."""
+    for name in ("hall", "door"):
+        rtsp_server.add(name, clip.path)
+    hall, door = camera(rtsp_server.url("hall"), name="hall"), camera(rtsp_server.url("door"), name="door")
+    fleet = fleet_of(bus, recipe, hall, door)
+    fleet.start()
+
+    def watched(path: str) -> bool:
+        return any(session.stop_s is None for session in rtsp_server.sessions(path))
+
+    def states() -> dict[str, str]:
+        return {loop.camera.id: loop.state.state for loop in fleet.loops}
+
+    wait_until(lambda: set(states().values()) == {"running"}, timeout_s=PATIENCE_S, what="both cameras")
+    assert watched("hall")
+    fleet.apply([hall.model_copy(update={"paused": "paused by me: repair"}), door])
+    wait_until(lambda: not watched("hall"), timeout_s=PATIENCE_S, what="the end of the stream")
+    wait_until(lambda: states() == {"hall": "paused", "door": "running"}, timeout_s=PATIENCE_S, what="the pause")
+    assert not fleet.problems()  # it is as it should be
+    statuses = [m for m in said(bus.consumer(PREDICTIONS, group="test")) if isinstance(m, CameraStatus)]
+    last = [m for m in statuses if m.camera_id == "hall"][-1]
+    assert (last.state, last.reason, last.fps, last.present) == ("paused", "paused by me: repair", 0, 0)
+    fleet.apply([hall, door])
+    wait_until(lambda: set(states().values()) == {"running"}, timeout_s=PATIENCE_S, what="both cameras again")
+    fleet.close()

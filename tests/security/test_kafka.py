@@ -17,13 +17,15 @@ from aggregator.memory_store import MemoryStore
 from aggregator.service import AggregatorService, windows_of
 from aggregator.windows import retentions
 from inference.service import InferenceService
-from pipeline.bus import CAMERAS, DEAD_LETTERS, FACE_CROPS, PREDICTIONS, TopicSpec
+from pipeline import switches as switch
+from pipeline.bus import AUDIT, CAMERAS, DEAD_LETTERS, FACE_CROPS, PREDICTIONS, SWITCHES, TopicSpec
 from pipeline.camera_topic import TopicCameras, publish, read_all
 from pipeline.distributed import open_bus
 from pipeline.errors import TransportError
 from pipeline.kafka_bus import KafkaBus
 from pipeline.messages import FaceCrop, TrackEnded, encode, headers
 from pipeline.settings import KafkaSettings, load_settings
+from pipeline.switches import Switches
 from pipeline.telemetry import Telemetry
 from tests.certificates import Certificates, make_certificates
 from tests.inference.conftest import MANIFEST, ToyPredictor, plain
@@ -134,7 +136,7 @@ def test_the_three_services_and_the_operator_do_their_work(
 
     ingest, now = connect("ingest"), time.time()
     ingest.ensure_topics(topics)
-    cameras = TopicCameras(ingest)
+    switches, cameras = Switches(ingest), TopicCameras(ingest)
     seen: list[str] = []
 
     def told() -> bool:
@@ -142,6 +144,10 @@ def test_the_three_services_and_the_operator_do_their_work(
         return seen == ["door"]
 
     wait_until(told, timeout_s=PATIENCE_S, what="the camera of the topic")
+    switch.publish(connect("operator"), switch.Switch(camera="door", action="paused", at=now, by="me", reason="test"))
+    wait_until(switches.changed, timeout_s=PATIENCE_S, what="the pause")
+    switches.close()
+    assert [entry.by for entry in switch.history(connect("operator"))] == ["me"]
     cameras.close()
     producer = ingest.producer()
     whose: dict[str, Any] = {"camera_id": "door", "track_id": int(now) << 20}
@@ -223,6 +229,8 @@ def creates(bus: KafkaBus) -> None:
 REFUSED = [
     ("ingest", "read face crops", looks_into(FACE_CROPS)),
     ("ingest", "write cameras", sends(CAMERAS)),
+    ("ingest", "resume a camera", sends(SWITCHES)),
+    ("ingest", "read the audit", looks_into(AUDIT)),
     ("ingest", "write dead letters", sends(DEAD_LETTERS)),
     ("ingest", "join inference", reads(CAMERAS, "inference")),
     ("ingest", "create a topic", creates),
