@@ -215,7 +215,7 @@ def _end(step: Step, tracks: Tracks, state: TrackState | None, ended: TrackEnded
     if ended.visitor:
         _close(step, tracks, state, config)
     else:  # remembered like a visitor, so that a repetition counts no crossing twice
-        _put(step, tracks, replace(state, evidence=(), closed=True))
+        _put(step, tracks, replace(_taken_back(step, state), evidence=(), closed=True))
 
 
 def _add_passage(step: Step, ended: TrackEnded) -> None:
@@ -235,6 +235,13 @@ def _close(step: Step, tracks: Tracks, state: TrackState, config: CountingConfig
     step.changes.totals[PlaceCell(state.site, state.camera_id, visitor.cell)] += 1
     step.closed.append(Closed(state, visitor))
     _put(step, tracks, replace(state, evidence=(), closed=True))
+
+
+def _taken_back(step: Step, state: TrackState) -> TrackState:
+    """Take a track out of the cell that it was counted in early: it has turned out to be no visitor."""
+    if state.counted is not None:
+        step.changes.counted[(state.first_seen, PlaceCell(state.site, state.camera_id, state.counted))] -= 1
+    return replace(state, counted=None)
 
 
 def _put(step: Step, tracks: Tracks, state: TrackState) -> None:
