@@ -81,6 +81,7 @@ class Camera(_Document):
     frames: int
     reconnects: int
     present: int = Field(description="confirmed people in its zone, or in view, now")
+    advice: str = Field(description="what to change, in words; empty where nothing is known")
     reported_at: float = Field(description="seconds since the epoch")
 
 

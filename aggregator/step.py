@@ -228,10 +228,8 @@ def _end(step: Step, tracks: Tracks, state: TrackState | None, ended: TrackEnded
     if ended.visitor:
         _close(step, tracks, state, config, allowed=ATTRIBUTES if ended.attributes is UNSET else ended.attributes)
     else:  # remembered like a visitor, so that a repetition counts no crossing twice
-        if (state.camera_id, state.track_id) in step.unsettled:  # as it would be, had a step ended before this message
-            step.unsettled.discard((state.camera_id, state.track_id))
-            state = _recount(step, state, fuse(state.evidence, config.least_evidence, config.attributes))
-        _put(step, tracks, replace(state, evidence=(), closed=True))
+        step.unsettled.discard((state.camera_id, state.track_id))
+        _put(step, tracks, replace(_taken_back(step, state), evidence=(), closed=True))
 
 
 def _add_passage(step: Step, ended: TrackEnded) -> None:
@@ -259,6 +257,13 @@ def _close(
     step.changes.totals[PlaceCell(state.site, state.camera_id, visitor.cell)] += 1
     step.closed.append(Closed(state, visitor))
     _put(step, tracks, replace(state, evidence=(), closed=True))
+
+
+def _taken_back(step: Step, state: TrackState) -> TrackState:
+    """Take a track out of the cell that it was counted in early: it has turned out to be no visitor."""
+    if state.counted is not None:
+        step.changes.counted[(state.first_seen, PlaceCell(state.site, state.camera_id, state.counted))] -= 1
+    return replace(state, counted=None)
 
 
 def _put(step: Step, tracks: Tracks, state: TrackState) -> None:

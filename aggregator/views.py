@@ -91,6 +91,7 @@ def cameras_view(statuses: Mapping[str, CameraStatus], now: float, stale_s: floa
             "frames": status.frames,
             "reconnects": status.reconnects,
             "present": status.present if now - status.at <= stale_s else 0,
+            "advice": status.advice if now - status.at <= stale_s else "",
             "reported_at": status.at,
         }
         for _, status in sorted(statuses.items())

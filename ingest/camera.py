@@ -24,6 +24,7 @@ from ingest.cadence import Cadence
 from ingest.detector import Detector, FaceBox, Image
 from ingest.frames import FrameGate, MotionGate, reduced
 from ingest.outbox import Outbox, SharedProducer
+from ingest.pictures import Gallery
 from ingest.quality import QualityBar
 from ingest.rules import Rule
 from ingest.selection import SelectionConfig
@@ -64,6 +65,7 @@ def view_config(camera: Camera, settings: IngestSettings) -> ViewConfig:
             least_quality=settings.least_quality,
         ),
         rule=Rule.of(camera),
+        picture_s=settings.picture_s,
         bar=QualityBar(
             least_face_px=settings.least_face_px,
             least_sharpness=settings.least_sharpness,
@@ -164,6 +166,8 @@ class CameraLoop:
         self._seal = seal
         self._on_look = on_look
         self._view: View | None = None
+        self._gallery = Gallery()  # pictures hang there for longer than any connection lasts
+        self._advice: list[str] = []
         self._left_behind: list[threading.Thread] = []
         self._connection = 0
         self._looked_at = 0.0  # monotonic
@@ -319,7 +323,7 @@ class CameraLoop:
             # Two within one second still differ, and a restarted worker's come after.
             self._connection = max(self._connection + 1, int(time.time()))
             identity = Identity(self.camera.id, self.camera.site, self._connection, self._attributes)
-            view = self._view = open_view(identity, self._cutter, view_config(self.camera, settings))
+            view = self._view = open_view(identity, self._cutter, view_config(self.camera, settings), self._gallery)
         return view
 
     def _counted(self, frames: Iterable[Frame]) -> Iterator[Frame]:
@@ -452,6 +456,11 @@ class CameraLoop:
         present = self._view.present if self._view is not None and state.state == "running" else 0
         self._telemetry.set(metrics.CAMERA_FPS, fps, **self._labels)
         self._telemetry.set(metrics.PRESENT, present, **self._labels)
+        advice = self._gallery.advice()
+        for text in advice:
+            if text not in self._advice:
+                log.warning("face_does_not_move", camera=self.camera.id, advice=text)
+        self._advice = advice
         status = CameraStatus(
             camera_id=self.camera.id,
             site=self.camera.site,
@@ -463,5 +472,6 @@ class CameraLoop:
             frames=state.frames,
             reconnects=max(0, state.connections - 1),
             present=present,
+            advice="; ".join(advice),
         )
         self._outbox.post(PREDICTIONS, status)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +21,7 @@ from ingest.av_source import AvSource
 from ingest.detection import open_detection
 from ingest.detector import FaceBox, Image
 from ingest.frames import fault_of
+from ingest.pictures import around, exclusion
 from ingest.reach import Reach
 from pipeline.cameras import Camera
 from pipeline.errors import ConfigError, SourceLost
@@ -207,8 +207,7 @@ def _advise(check: Check, seen: _Seen, camera: Camera, settings: IngestSettings)
     )
     check.advice += [text for holds, text in rules if holds]
     for x, y, w, h in still_faces(seen.faces, seen.size):
-        corners = [[x, y], [x + w, y], [x + w, y + h], [x, y + h]]
-        shown = json.dumps([[round(min(1.0, max(0.0, v)), 3) for v in corner] for corner in corners])
+        shown = exclusion((x, y, x + w, y + h))
         check.advice.append(
             f"a face at {x + w / 2:.2f}, {y + h / 2:.2f} does not move at all: if it is a poster or a screen, exclude: [{shown}]"
         )
@@ -233,16 +232,8 @@ def still_faces(looks: Sequence[Sequence[FaceBox]], size: tuple[int, int]) -> li
             for faces in looks
         )
         if same >= 0.9 * len(looks):
-            left, top, right, bottom = face.xyxy
-            margin = 0.2 * face.side_px
-            found.append(
-                (
-                    (left - margin) / size[0],
-                    (top - margin) / size[1],
-                    (right - left + 2 * margin) / size[0],
-                    (bottom - top + 2 * margin) / size[1],
-                )
-            )
+            left, top, right, bottom = around(face, size)
+            found.append((left, top, right - left, bottom - top))
     return found
 
 

@@ -15,6 +15,7 @@ from msgspec import UNSET, UnsetType
 from numpy.typing import NDArray
 
 from ingest.detector import FaceBox, Image
+from ingest.pictures import Gallery, Stillness
 from ingest.quality import QUALITY_FAULTS, QualityBar, assess
 from ingest.rules import Progress, Rule
 from ingest.selection import Candidate, Selection, SelectionConfig
@@ -64,9 +65,9 @@ class Look:
     seen: list[Track] = field(default_factory=list)  # whom this look showed
 
 
-REJECTS: Final = ("unconfirmed", "masked", "not_counted", "landmarks", *QUALITY_FAULTS, "quality")
-"""What is not used: tracks that were no face, faces in an excluded place, people whom the camera's rule does not count, and
-crops whose landmarks are none or that are below a bar, the last one that of quality as a whole."""
+REJECTS: Final = ("unconfirmed", "masked", "picture", "not_counted", "landmarks", *QUALITY_FAULTS, "quality")
+"""What is not used: tracks that were no face, faces in an excluded place, those that are pictures, people whom the camera's rule
+does not count, and crops whose landmarks are none or that are below a bar, the last one that of quality as a whole."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +78,7 @@ class ViewConfig:
     selection: SelectionConfig = field(default_factory=SelectionConfig)
     rule: Rule = field(default_factory=Rule)
     bar: QualityBar = field(default_factory=QualityBar)
+    picture_s: float = 0.0  # a face that does not move for this long is a picture; 0: none ever is
 
 
 @dataclass(slots=True)
@@ -86,6 +88,7 @@ class _Passage:
     selection: Selection
     progress: Progress = field(default_factory=Progress)
     counts: bool = False  # by the camera's rule; once so, for good
+    stillness: Stillness = field(default_factory=lambda: Stillness(0.0))
 
 
 @dataclass(slots=True)
@@ -98,6 +101,7 @@ class View:
     tracker: Tracker
     passages: dict[int, _Passage] = field(default_factory=dict)
     last_at: float | None = None  # the last look that showed anything at all
+    gallery: Gallery = field(default_factory=Gallery)
 
     @property
     def present(self) -> int:
@@ -108,9 +112,9 @@ class View:
         )
 
 
-def open_view(identity: Identity, cutter: Cutter, config: ViewConfig) -> View:
-    """Start afresh."""
-    return View(identity, cutter, config, Tracker(config.tracker))
+def open_view(identity: Identity, cutter: Cutter, config: ViewConfig, gallery: Gallery | None = None) -> View:
+    """Start afresh, but for the pictures that are known to hang there."""
+    return View(identity, cutter, config, Tracker(config.tracker), gallery=gallery or Gallery())
 
 
 def look(view: View, image: Image, faces: Sequence[FaceBox], at: float) -> Look:
@@ -120,17 +124,23 @@ def look(view: View, image: Image, faces: Sequence[FaceBox], at: float) -> Look:
     rule = view.config.rule
     shown = [face for face in faces if not rule.masked(face, size)]
     result.rejects["masked"] += len(faces) - len(shown)
+    shown, result.rejects["picture"] = view.gallery.part(shown, (track.face for track in view.tracker.tracks), at, size)
     update = view.tracker.update(shown, at, size)
     view.last_at = at
     result.seen = update.seen
     for track in update.seen:
-        passage = view.passages.setdefault(track.number, _Passage(Selection(view.config.selection)))
+        passage = view.passages.get(track.number) or view.passages.setdefault(
+            track.number, _Passage(Selection(view.config.selection), stillness=Stillness(view.config.picture_s))
+        )
         passage.progress.see(rule, track.face, at, size)
         if view.identity.attributes:
             _offer(view, passage.selection, track, image, at, result)
         passage.counts = passage.counts or (track.confirmed and rule.counts(passage.progress))
         if passage.counts and (candidate := passage.selection.due(at)) is not None:
             _send(view, track, passage.selection, candidate, result)
+        if view.config.picture_s and track.confirmed and (spot := passage.stillness.see(track.face, at, size)):
+            view.gallery.hang(track.face, spot, at, size)
+            _take_for_a_picture(view, track, passage, result)
     _send_held(view, at, result)
     _end(view, update, result)
     return result
@@ -147,6 +157,14 @@ def close_view(view: View) -> Look:
     _end(view, view.tracker.close(), result)
     view.passages.clear()
     return result
+
+
+def _take_for_a_picture(view: View, track: Track, passage: _Passage, result: Look) -> None:
+    """Say that *track* was no visitor; its place is passed over from now on."""
+    view.tracker.drop(track)
+    result.rejects["picture"] += 1
+    if passage.counts:
+        result.messages.append(_ended(view, track, passage, visitor=False))
 
 
 def _offer(view: View, selection: Selection, track: Track, image: Image, at: float, result: Look) -> None:
@@ -193,8 +211,24 @@ def _send_held(view: View, at: float, result: Look) -> None:
             _send(view, track, passage.selection, candidate, result)
 
 
+def _ended(view: View, track: Track, passage: _Passage, *, visitor: bool) -> TrackEnded:
+    identity, progress = view.identity, passage.progress
+    return TrackEnded(
+        camera_id=identity.camera_id,
+        site=identity.site,
+        track_id=identity.track_id(track.number),
+        attributes=identity.said,
+        first_seen=track.first_seen,
+        last_seen=track.last_seen,
+        crops=passage.selection.sent,
+        visitor=visitor,
+        entries=progress.entries,
+        exits=progress.exits,
+        dwell_s=round(progress.dwell_s, 3),
+    )
+
+
 def _end(view: View, update: TrackUpdate, result: Look) -> None:
-    identity = view.identity
     for track in update.ended:
         passage = view.passages[track.number]
         progress = passage.progress
@@ -205,21 +239,7 @@ def _end(view: View, update: TrackUpdate, result: Look) -> None:
         else:
             result.rejects["not_counted"] += 1
         if passage.counts or progress.entries or progress.exits:
-            result.messages.append(
-                TrackEnded(
-                    camera_id=identity.camera_id,
-                    site=identity.site,
-                    track_id=identity.track_id(track.number),
-                    attributes=identity.said,
-                    first_seen=track.first_seen,
-                    last_seen=track.last_seen,
-                    crops=passage.selection.sent,
-                    visitor=passage.counts,
-                    entries=progress.entries,
-                    exits=progress.exits,
-                    dwell_s=round(progress.dwell_s, 3),
-                )
-            )
+            result.messages.append(_ended(view, track, passage, visitor=passage.counts))
     result.rejects["unconfirmed"] += update.unconfirmed
     alive = {track.number for track in view.tracker.tracks}
     for number in view.passages.keys() - alive:

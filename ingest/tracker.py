@@ -139,6 +139,10 @@ class Tracker:
         """Say that nothing could be seen for *seconds*, whoever was there: it is no gap of anybody's."""
         self._blind_s += max(0.0, seconds)
 
+    def drop(self, track: Track) -> None:
+        """Follow *track* no longer, and say nothing of its end."""
+        self.tracks.remove(track)
+
     def close(self) -> TrackUpdate:
         """End every track: nobody looks any more."""
         return self._end(list(self.tracks), [])

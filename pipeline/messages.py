@@ -61,7 +61,9 @@ class TrackEnded(_Tracked, frozen=True, kw_only=True, omit_defaults=True, tag="t
     first_seen: Seconds
     last_seen: Seconds
     crops: Count  # how many were sent
-    visitor: bool = True  # False for who crossed a line but, by the camera's rule, is not counted
+    visitor: bool = (
+        True  # False: not counted by the camera's rule, or a picture of a face; what was counted early is taken back
+    )
     entries: Count = 0  # crossings of the camera's line, inwards
     exits: Count = 0  # and outwards
     dwell_s: Annotated[float, Meta(ge=0, lt=1e7)] | None = None  # in the camera's zone, or in view; None: not measured
@@ -94,6 +96,7 @@ class CameraStatus(Struct, frozen=True, kw_only=True, omit_defaults=True, tag="c
     frames: Count = 0
     reconnects: Count = 0
     present: Count = 0  # confirmed people in its zone, or in view, now
+    advice: str = ""  # what to change, in words: faces that never move
 
 
 CAMERA_STATES: Final = (

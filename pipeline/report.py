@@ -165,7 +165,7 @@ def cameras_table(cameras: Sequence[dict[str, Any]], now: float) -> Table:
             str(camera["frames"]),
             str(camera["reconnects"]),
             f"{max(0.0, now - camera['reported_at']):.0f} s ago",
-            Text("" if camera["state"] == "running" else camera["reason"]),
+            Text(camera["advice"] if camera["state"] == "running" else camera["reason"]),
             style="" if camera["state"] in {"running", "ended", "paused"} else "red",
         )
     return table

@@ -198,6 +198,12 @@ class IngestSettings(_Section):
     least_exposure: float = Field(0.4, ge=0, le=1, description="nor those in the dark or burnt out; 1 is ordinary")
     least_hits: int = Field(3, ge=1, le=100, description="detections that make a track a visitor")
     max_gap_s: float = Field(2.5, gt=0, le=30, description="an occlusion up to this long is bridged")
+    picture_s: float = Field(
+        60,
+        ge=0,
+        le=3600,
+        description="a face that does not move at all for this long is a poster and no visitor; 0: never",
+    )
     reconnect_bridge_s: float = Field(
         10, ge=0, le=120, description="people in view before and after a loss or darkness up to this long are the same"
     )

@@ -171,13 +171,14 @@ DROPS = Metric(
 REJECTS = Metric(
     "demographics_rejects_total",
     "counter",
-    "Not used: tracks that were no face (unconfirmed), faces in an excluded place (masked), people whom the camera's rule "
-    "does not count (not_counted), crops below a bar (small, blurred, turned, dark, quality, landmarks).",
+    "Not used: tracks that were no face (unconfirmed), faces in an excluded place (masked) or that never move (picture), people "
+    "whom the camera's rule does not count (not_counted), crops below a bar (small, blurred, turned, dark, quality, landmarks).",
     "ingest",
     (*_CAMERA, "reason"),
     reasons=(
         "unconfirmed",
         "masked",
+        "picture",
         "not_counted",
         "landmarks",
         "small",

@@ -175,7 +175,7 @@ _FIELDS: Final[dict[bytes, tuple[dict[bytes, Check], dict[bytes, Check]]]] = {
         {b"camera_id": _name, b"at": _SECONDS, b"state": _text},
         {
             **_SITE, b"reason": _text, b"address": _text, b"fps": _number(float("inf")), b"frames": _COUNT,
-            b"reconnects": _COUNT, b"present": _COUNT,
+            b"reconnects": _COUNT, b"present": _COUNT, b"advice": _text,
         },
     ),
 }  # fmt: skip

@@ -204,7 +204,7 @@ function fillRow(row, camera, most) {
   setText(row.querySelector(".id"), camera.id);
   setText(row.querySelector(".site"), camera.site);
   setText(row.querySelector(".word"), word);
-  setText(row.querySelector(".reason"), camera.state === "running" ? "" : reason || "");
+  setText(row.querySelector(".reason"), camera.state === "running" ? camera.advice || "" : reason || "");
   const [fps, frames, reconnects] = row.querySelectorAll("td.num");
   setText(fps, camera.fps === undefined ? "–" : formatTenth(camera.fps));
   setText(frames, camera.frames === undefined ? "–" : formatCompact(camera.frames));

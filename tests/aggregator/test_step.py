@@ -259,6 +259,20 @@ def test_crossings_and_dwell_are_counted_once_however_often_an_end_is_said() -> 
     assert not [item for step in steps for item in step.closed if item.track.track_id == 2]
 
 
+def test_who_turns_out_to_be_nobody_leaves_the_cell_and_never_was_in_the_total() -> None:
+    """A poster was counted early; its end says so, before anything was final. Closed before that, it stays: totals only grow."""
+    model = Model()
+    model.run(said(0, 0), said(0, 1))
+    assert sum(model.counted.values()) == 1
+    nobody = replace(ended(0, 2), visitor=False)
+    model.run(nobody)
+    assert set(model.counted.values()) == {0}
+    assert not model.totals
+    assert model.run(nobody, said(0, 2), ended(0, 2)).duplicates == 3
+    model.run(said(1, 0), said(1, 1), ended(1, 2), replace(ended(1, 2), visitor=False))
+    assert sum(model.counted.values()) == sum(model.totals.values()) == 1
+
+
 def test_an_end_without_dwell_says_nothing_of_it() -> None:
     """Records of an older ingest have none."""
     assert not Model().run(ended(1, 0)).changes.passages

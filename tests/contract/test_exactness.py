@@ -70,7 +70,7 @@ class Sequential:
             )
             if track["open"] and isinstance(message, TrackEnded):
                 track["last"] = max(track["last"], at)
-                self._close(track)
+                self._close(track, visitor=message.visitor)
             elif track["open"] and isinstance(message, Prediction) and message.sequence not in track["said"]:
                 track["last"] = max(track["last"], at)
                 track["said"][message.sequence] = evidence_of(message)
@@ -82,14 +82,15 @@ class Sequential:
                 self._close(track)
 
     @staticmethod
-    def _close(track: dict[str, Any]) -> None:
-        track["cell"], track["open"] = fuse(list(track["said"].values()), CONFIG.least_evidence).cell, False
+    def _close(track: dict[str, Any], *, visitor: bool = True) -> None:
+        said = list(track["said"].values())
+        track["cell"], track["open"] = fuse(said, CONFIG.least_evidence).cell if visitor else None, False
 
     def cells(self, since: float | None = None) -> Cells:
         """Count who has left, or, *since* a time, who has been seen first."""
         cells: Cells = Counter()
         for (camera, _), track in self.tracks.items():
-            if (not track["open"]) if since is None else (track["cell"] and track["first"] >= since):
+            if track["cell"] and (not track["open"] if since is None else track["first"] >= since):
                 cell: Cell = track["cell"]
                 cells[(camera, cell.gender, cell.age_band, cell.ethnicity)] += 1
         return cells
@@ -304,13 +305,18 @@ class ExactCounts(RuleBasedStateMachine):
         )  # fmt: skip
         self._say(camera, track, sequence, said)
 
-    @rule(camera=st.sampled_from(CAMERAS), number=st.integers(0, 3), crops=st.integers(0, 5))
-    def end(self, camera: str, number: int, crops: int) -> None:
-        """Say that a track has ended, heard of before or not."""
+    @rule(
+        camera=st.sampled_from(CAMERAS), number=st.integers(0, 3), crops=st.integers(0, 5),
+        visitor=st.sampled_from([True, True, True, False]),
+    )  # fmt: skip
+    def end(self, camera: str, number: int, crops: int, *, visitor: bool = True) -> None:
+        """Say that a track has ended, heard of before or not; now and then that it was nobody."""
         track, first = self._track(camera, number)
         crops = crops or any(whose[:2] == (camera, track) for whose in self.said)
         at = self.event_time[camera]
-        ended = TrackEnded(camera_id=camera, track_id=track, first_seen=first, last_seen=at, crops=int(crops))
+        ended = TrackEnded(
+            camera_id=camera, track_id=track, first_seen=first, last_seen=at, crops=int(crops), visitor=visitor
+        )
         self._say(camera, track, -1, ended)
 
     def _say(self, camera: str, track: int, what: int, message: Prediction | TrackEnded) -> None:

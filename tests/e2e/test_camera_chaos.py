@@ -38,6 +38,7 @@ QUICK = {"probesize": "32", "analyzeduration": "1", "fpsprobesize": "0"}
 SETTINGS = IngestSettings(
     detect_fps=4, max_side_px=320, stall_timeout_s=2, read_timeout_s=2, open_timeout_s=3,
     reconnect_bridge_s=60,  # a busy machine takes its time to start a server
+    picture_s=0,  # who is drawn here stands for minutes, stiller than anybody does
 )  # fmt: skip
 
 

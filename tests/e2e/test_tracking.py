@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from demo.tracking import measure
-from pipeline.settings import Settings
+from pipeline.settings import IngestSettings, Settings
 
 Scene = Callable[[str], tuple[Path, dict[str, Any]]]
 
@@ -24,6 +24,16 @@ def test_a_hard_scene_is_counted_person_by_person(tmp_path: Path, name: str) -> 
     assert figures.visitors == figures.people
     assert figures.purity >= 0.97
     assert figures.merged == figures.nobody == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "picture_s"), [("poster", 6.0), ("standing", 20.0)])
+def test_a_poster_is_nobody_and_who_stands_is_somebody(tmp_path: Path, name: str, picture_s: float) -> None:
+    """Told by time alone, here by less than the setting's minute: a print does not move, three who stand for 30 s sway."""
+    figures = measure(name, tmp_path, Settings(ingest=IngestSettings(picture_s=picture_s)))
+    print(f"{name}: {figures}")  # noqa: T201
+    assert figures.visitors == figures.people
+    assert figures.tracks_per_person == 1
 
 
 @pytest.mark.slow
