@@ -505,6 +505,7 @@ def simulate(
     from pipeline.settings import load_settings
     from pipeline.simulate import run_simulate
 
+    configure_logging(level="ERROR", json=False)
     if predictor not in {"stub", "model"}:
         raise ConfigError(f"--predictor {predictor}: there are stub and model")
     settings = load_settings()
@@ -571,6 +572,7 @@ def capacity(
     from pipeline.bench import page
     from pipeline.settings import load_settings
 
+    configure_logging(level="ERROR", json=False)
     costs = planning.run_capacity(load_settings(), people_per_minute)
     if write:
         command = "demographics " + " ".join(sys.argv[1:])
@@ -599,6 +601,7 @@ def bench(
     from pipeline.bench.run import run_bench
     from pipeline.settings import load_settings
 
+    configure_logging(level="ERROR", json=False)
     rows = run_bench(load_settings(), only or [], kafka=kafka)
     if plot:
         page.plot(rows, plot)
