@@ -27,10 +27,30 @@ gi.require_version("Gst", "1.0"); gi.require_version("GstRtspServer", "1.0")
 from gi.repository import GLib, Gst, GstRtspServer
 Gst.init(None)
 server = GstRtspServer.RTSPServer(); server.set_address("127.0.0.1"); server.set_service(sys.argv[1])
+auth = GstRtspServer.RTSPAuth()
 for item in sys.argv[2:]:
-    path, film = item.split("=", 1)
+    path, rest = item.split("=", 1)
+    film, *more = rest.split(",")
     factory = GstRtspServer.RTSPMediaFactory(); factory.set_shared(True)
-    factory.set_launch(f'( filesrc location="{film}" ! qtdemux ! h264parse config-interval=-1 ! rtph264pay name=pay0 pt=96 )')
+    source, before = f'filesrc location="{film}" ! qtdemux', ""
+    if "+" in film:  # one after the other, in one stream
+        source = "concat name=one"
+        before = " ".join(f'filesrc location="{part}" ! qtdemux ! h264parse ! one.' for part in film.split("+")) + " "
+    for word in more:
+        if ":" in word:  # who may look at it
+            user, password = word.split(":")
+            token = GstRtspServer.RTSPToken(); token.set_string("media.factory.role", user)
+            auth.add_basic(GstRtspServer.RTSPAuth.make_basic(user, password), token)
+            rights = GstRtspServer.RTSPPermissions(); rights.add_role(user)
+            for right in ("access", "construct"):
+                rights.add_permission_for_role(user, "media.factory." + right, True)
+            factory.set_permissions(rights)
+            server.set_auth(auth)
+        else:  # a camera out of order: so many times 25 frames a second
+            source = f"videotestsrc is-live=true ! video/x-raw,format=I420,width=160,height=120,framerate={25 * int(word[1:])}/1"
+            source, before = source + " ! jpegenc", ""
+    pay = "rtpjpegpay" if "jpegenc" in source else "h264parse config-interval=-1 ! rtph264pay"
+    factory.set_launch(f"( {before}{source} ! {pay} name=pay0 pt=96 )")
     server.get_mount_points().add_factory("/" + path, factory)
 server.attach(None)
 GLib.MainLoop().run()
