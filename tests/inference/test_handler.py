@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator, Sequence
 
 import cv2
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from numpy.typing import NDArray
 
 from inference.handler import InferenceHandler
 from inference.pixels import decode_crop
-from inference.predictor import Crops, Logits
 from pipeline import telemetry as metrics
 from pipeline.attributes import ATTRIBUTES, Attribute
 from pipeline.bus import DEAD_LETTERS, FACE_CROPS, PREDICTIONS, Headers, Record
@@ -41,13 +36,7 @@ def record(offset: int, value: Message | bytes, record_headers: Headers = header
 class Rig:
     """A handler on a toy network and a fake bus."""
 
-    def __init__(
-        self,
-        attributes: Sequence[Attribute] = ATTRIBUTES,
-        *,
-        max_batch: int = 32,
-        decoded: Callable[[bytes, int], NDArray[np.uint8]] = decode_crop,
-    ) -> None:
+    def __init__(self, attributes: Sequence[Attribute] = ATTRIBUTES) -> None:
         self.producer = FakeProducer()
         self.predictor = ToyPredictor()
         self.telemetry = Telemetry(("inference",))
@@ -57,8 +46,7 @@ class Rig:
             self.producer,
             self.telemetry,
             attributes=attributes,
-            decode_crop=decoded,
-            max_batch=max_batch,
+            decode_crop=decode_crop,
             dead_letter=DeadLetters(self.producer, "inference", self.telemetry),
         )
 
@@ -214,54 +202,3 @@ def test_what_the_model_says_is_told_so_that_a_drift_can_be_seen(rig: Rig) -> No
         assert counted(metric) == 3, metric.name
     assert [counted(metrics.CONFIDENCE, head=head) for head in ("gender", "ethnicity")] == [3, 3]
     assert counted(metrics.BUS_TO_PREDICTION) == 4
-
-
-@given(st.lists(st.sampled_from(["crop", "end", "junk", "no picture"]), max_size=40), st.integers(1, 9))
-def test_however_records_are_cut_into_passes_each_is_answered_once_and_in_order(kinds: list[str], size: int) -> None:
-    """A crop by its own prediction, an end as it is, a bad one by a dead letter; no pass is larger than allowed."""
-    rig = Rig(max_batch=size)
-    made: dict[str, Callable[[int], Message | bytes]] = {
-        "crop": lambda n: face_crop(n, jpeg(n)), "end": track_ended, "junk": lambda _: b"junk",
-        "no picture": lambda n: face_crop(n, b"no picture"),
-    }  # fmt: skip
-    try:
-        rig.handler.handle([record(n, made[kind](n)) for n, kind in enumerate(kinds)])
-    finally:
-        rig.handler.close()
-    expected = [(kind, 1000 + n) for n, kind in enumerate(kinds) if kind in {"crop", "end"}]
-    said = rig.said()
-    assert [("end" if isinstance(each, TrackEnded) else "crop", each.track_id) for each in said] == expected  # type: ignore[union-attr]
-    for each in said:
-        if isinstance(each, Prediction):
-            assert each.age == pytest.approx(each.track_id - 1000, abs=1)
-    assert [letter.offset for letter in rig.letters()] == [
-        n for n, kind in enumerate(kinds) if kind in {"junk", "no picture"}
-    ]
-    assert all(0 < batch <= size for batch in rig.predictor.batches)
-
-
-def test_pictures_of_the_next_pass_are_decoded_while_the_network_runs_this_one() -> None:
-    """The first pass of the network waits until a picture of the second has been decoded: it would wait for ever, if not."""
-    second = threading.Event()
-    late = jpeg(77)
-
-    def decoded(data: bytes, side: int) -> NDArray[np.uint8]:
-        if data == late:
-            second.set()
-        return decode_crop(data, side)
-
-    rig = Rig(max_batch=2, decoded=decoded)
-    network = rig.predictor.predict
-
-    def patient(crops: Crops) -> Logits:
-        assert second.wait(20)
-        return network(crops)
-
-    rig.predictor.predict = patient  # type: ignore[method-assign]
-    try:
-        rig.handler.handle([record(n, face_crop(n, late if n == 3 else jpeg(n))) for n in range(4)])
-    finally:
-        rig.handler.close()
-    assert rig.predictor.batches == [2, 2]
-    value = rig.telemetry.registry.get_sample_value
-    assert value(f"{metrics.DECODE_WAIT.name}_count") == 2
