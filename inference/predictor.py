@@ -6,7 +6,9 @@ logits within the tolerance of tests/inference/test_predictor.py.
 
 from __future__ import annotations
 
+import math
 import os
+from pathlib import Path
 from typing import Final, NamedTuple, Protocol
 
 import numpy as np
@@ -66,6 +68,18 @@ class NamedEngine(Engine, Protocol):
         """Say what its arithmetic costs, at most."""
 
 
-def core_count() -> int:
-    """Count the cores that this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def core_count(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
+    """Count the cores that this process may use: those that it may run on, or what its container is allowed of them.
+
+    A container that is given two cores of sixty-four sees them all; a thread for each would fight over the two. The allowance is
+    read as the kernel writes it: Documentation/admin-guide/cgroup-v2.rst, cpu.max; scheduler/sched-bwc.rst for version 1.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    for names in (("cpu.max",), ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us")):
+        try:
+            quota, period = " ".join((cgroup / name).read_text() for name in names).split()
+            if int(quota) > 0:
+                cores = min(cores, max(1, math.ceil(int(quota) / int(period))))
+        except (OSError, ValueError, ZeroDivisionError):  # no such allowance: "max"
+            continue
+    return cores

@@ -17,6 +17,10 @@ from typing import Any
 
 import pytest
 
+from inference.engines import try_engines
+from pipeline.manifest import DEFAULT_MODEL
+from pipeline.settings import InferenceSettings
+
 ROOT = Path(__file__).parent.parent.parent
 SCENES = ROOT.parent / "shared" / "data" / "scenes"
 
@@ -42,6 +46,12 @@ class Answer:
 
 
 Command = Callable[..., Answer]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def engines_tried() -> None:
+    """Have the engines tried before anything is timed: the first start on a machine takes its time for that."""
+    try_engines(DEFAULT_MODEL, threads=0, max_batch=InferenceSettings().max_batch)
 
 
 @pytest.fixture(scope="session")

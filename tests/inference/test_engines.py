@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from inference import engines
 from inference.engines import FILES, Trial, TrialRequest, load_engine, open_engine, ranked, try_engines
 from inference.golden import GOLDEN_NAME, Agreement, Golden, agreement, judge, read_golden, write_golden
-from inference.predictor import EXACT, ROUNDED, Crops, Logits
+from inference.predictor import EXACT, ROUNDED, Crops, Logits, core_count
 from inference.trial import run
 from pipeline import telemetry as metrics
 from pipeline.errors import ConfigError
@@ -205,6 +205,30 @@ def test_a_trial_measures_and_compares(tmp_path: Path) -> None:
     assert found.agreement is not None
     assert found.agreement.age_mean_difference < ROUNDED.age_years
     assert "no model_int8.tflite" in run(TrialRequest("litert", str(DEFAULT_MODEL), str(tmp_path), 1, 4)).problem
+
+
+@pytest.mark.parametrize(
+    ("files", "most"),
+    [
+        ({"cpu.max": "100000 100000"}, 1),
+        ({"cpu.max": "150000 100000"}, 2),
+        ({"cpu.max": "10000 100000"}, 1),
+        ({"cpu.max": "max 100000"}, None),
+        ({"cpu.max": "nonsense"}, None),
+        ({"cpu/cpu.cfs_quota_us": "100000", "cpu/cpu.cfs_period_us": "100000"}, 1),
+        ({"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, None),
+        ({}, None),
+    ],
+)
+def test_a_container_is_not_given_more_threads_than_cores(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, files: dict[str, str], most: int | None
+) -> None:
+    """Of eight cores, as many as it is allowed, rounded up; all where there is no allowance."""
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(8)))
+    for name, content in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(content + "\n")
+    assert core_count(tmp_path) == (most or 8)
 
 
 # ── the golden batch ──────────────────────────────────────────────────────────────────────────────────────────────────────

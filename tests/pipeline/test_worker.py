@@ -12,7 +12,7 @@ from pipeline.bus import DEAD_LETTERS, Record, Span, TopicPartition, TopicSpec
 from pipeline.errors import InvalidMessage, TransportError
 from pipeline.memory_bus import MemoryBus
 from pipeline.messages import DeadLetter, decode, headers
-from pipeline.telemetry import DEAD_LETTERS_TOTAL, LAG, Telemetry
+from pipeline.telemetry import BATCH_WAIT, DEAD_LETTERS_TOTAL, LAG, Telemetry
 from pipeline.worker import DeadLetters, Worker
 
 TOPIC = "work"
@@ -72,6 +72,7 @@ class Running:
             self.telemetry,
             max_records=int(options.get("max_records", 10)),
             max_wait_s=options.get("max_wait_s", 0),
+            enough=int(options["enough"]) if "enough" in options else None,
         )
         self.stop = threading.Event()
         self.thread = threading.Thread(target=self.worker.run, args=(self.stop,))
@@ -142,6 +143,22 @@ def test_records_that_trickle_in_share_a_batch(bus: MemoryBus) -> None:
             send(bus, value)
         until(lambda: len(handler.done) == 3)
     assert handler.batches == [3]
+
+
+def test_a_batch_goes_with_what_is_enough_and_takes_what_is_there(bus: MemoryBus) -> None:
+    """It does not wait to be full once it has enough; where more is waiting, it takes that too. How long it waited is said."""
+    producer = bus.producer()
+    for number in range(8):
+        producer.send(TOPIC, key=b"k", value=b"%d" % number, headers=headers())
+    handler = Handler()
+    with Running(bus, handler, max_records=8, enough=2, max_wait_s=60) as running:
+        until(lambda: len(handler.done) == 8)
+        for number in range(2):
+            producer.send(TOPIC, key=b"k", value=b"%d" % number, headers=headers())
+        until(lambda: len(handler.done) == 10)
+        waited = running.telemetry.registry.get_sample_value(f"{BATCH_WAIT.name}_count")
+        assert waited == len(handler.batches)
+    assert handler.batches[0] == 8
 
 
 def test_lag_is_said_for_each_partition(bus: MemoryBus) -> None:
