@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import sys
 import threading
 import time
 from collections.abc import Sequence
@@ -25,6 +28,7 @@ log = structlog.get_logger()
 
 SEND_TIMEOUT_S: Final = 1.0  # a camera does not wait longer for the bus: its next frame is more worth
 STOP_S: Final = 15.0
+NICE: Final = 5  # steps of priority below the rest of the process: a third of its share
 RESTART_S: Final = 5.0  # a loop that failed by a fault of ours is begun anew after that
 
 
@@ -50,14 +54,19 @@ class Fleet:
         telemetry: Telemetry,
         max_in_flight: int = 1000,
         until_end: bool = False,
+        polite: bool = False,
     ) -> None:
-        """Set up; nothing is opened yet. Raises ConfigError where the detector's model does not load."""
+        """Set up; nothing is opened yet. Raises ConfigError where the detector's model does not load.
+
+        *polite* lets the rest of the process go first, see `stand_back`.
+        """
         YunetDetector(settings.detector_model)  # a model that does not load is found out here, not in a camera's thread
         cv2.setNumThreads(1)  # cameras are the parallelism; OpenCV's own threads would fight over the cores
         self._settings = settings
         self._recipe = recipe
         self._telemetry = telemetry
         self._until_end = until_end
+        self._polite = polite
         self._producer = SharedProducer(bus.producer(max_in_flight=max_in_flight, send_timeout_s=SEND_TIMEOUT_S))
         self._lock = threading.Lock()
         self._started = False
@@ -159,6 +168,8 @@ class Fleet:
 
     def _run(self, running: _Running) -> None:
         """Run one camera's loop; one that fails by a fault of ours is begun anew: a mistake costs seconds, not a camera."""
+        if self._polite:
+            stand_back()
         while True:
             try:
                 running.loop.run(running.stop)
@@ -175,3 +186,15 @@ class Fleet:
             finally:
                 if running.stop.is_set():
                     running.loop.state.ended = True
+
+
+def stand_back() -> None:
+    """Let the rest of the process go first, from this thread and the threads that it starts, where there is a choice (Linux).
+
+    In the all-in-one run dozens of camera threads would else leave inference and aggregation a share like any of theirs when the
+    machine is full: what has been seen would be counted later and later, while more and more is looked at.
+    """
+    if sys.platform == "linux":
+        thread = threading.get_native_id()
+        with contextlib.suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, thread, min(19, os.getpriority(os.PRIO_PROCESS, thread) + NICE))

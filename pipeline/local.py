@@ -121,6 +121,7 @@ class LocalRun:
             bus=self.bus,
             telemetry=self.telemetry,
             until_end=self._until_end,
+            polite=True,
         )
 
     def _spawn(self, name: str, run: Callable[[threading.Event], None]) -> None:

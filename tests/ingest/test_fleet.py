@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +12,7 @@ import pytest
 
 from demo.clip import Clip
 from demo.rtsp_server import RtspServer
-from ingest.fleet import Fleet
+from ingest.fleet import NICE, Fleet, stand_back
 from pipeline.bus import FACE_CROPS, PREDICTIONS, Consumer, TopicSpec
 from pipeline.cameras import Camera
 from pipeline.errors import ConfigError
@@ -154,3 +156,25 @@ def test_a_loop_that_fails_by_a_fault_of_ours_is_begun_anew(
     wait_until(anew, timeout_s=PATIENCE_S, what="a new loop")
     assert "ZeroDivisionError" in first.state.reason
     fleet.close()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="threads have no priority of their own elsewhere")
+def test_a_cameras_threads_let_the_others_go_first() -> None:
+    """Those that it starts, too; never this one."""
+    mine, theirs = os.getpriority(os.PRIO_PROCESS, threading.get_native_id()), list[int]()
+
+    def note() -> None:
+        theirs.append(os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
+
+    def run() -> None:
+        stand_back()
+        note()
+        reader = threading.Thread(target=note)
+        reader.start()
+        reader.join()
+
+    camera_thread = threading.Thread(target=run)
+    camera_thread.start()
+    camera_thread.join()
+    assert theirs == [min(19, mine + NICE)] * 2
+    assert os.getpriority(os.PRIO_PROCESS, threading.get_native_id()) == mine
