@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import sys
 import threading
 import time
 from collections.abc import Callable, Collection, Sequence
@@ -29,6 +32,7 @@ log = structlog.get_logger()
 
 SEND_TIMEOUT_S: Final = 1.0  # a camera does not wait longer for the bus: its next frame is more worth
 STOP_S: Final = 15.0
+NICE: Final = 5  # steps of priority below the rest of the process: a third of its share
 RESTART_S: Final = 5.0  # a loop that failed by a fault of ours is begun anew after that
 
 
@@ -56,8 +60,12 @@ class Fleet:
         until_end: bool = False,
         attributes: Collection[Attribute] = ATTRIBUTES,
         seal: Callable[[FaceCrop], FaceCrop] = lambda crop: crop,
+        polite: bool = False,
     ) -> None:
-        """Set up; nothing is opened yet. Raises ConfigError where the detector's model does not load."""
+        """Set up; nothing is opened yet. Raises ConfigError where the detector's model does not load.
+
+        *polite* lets the rest of the process go first, see `stand_back`.
+        """
         self._detection = open_detection(settings.detector, settings.detector_model)
         cv2.setNumThreads(1)  # cameras are the parallelism; OpenCV's own threads would fight over the cores
         self._settings = settings
@@ -66,6 +74,7 @@ class Fleet:
         self._until_end = until_end
         self._attributes = attributes
         self._seal = seal
+        self._polite = polite
         self._producer = SharedProducer(bus.producer(max_in_flight=max_in_flight, send_timeout_s=SEND_TIMEOUT_S))
         self._lock = threading.Lock()
         self._started = False
@@ -175,6 +184,8 @@ class Fleet:
 
     def _run(self, running: _Running) -> None:
         """Run one camera's loop; one that fails by a fault of ours is begun anew: a mistake costs seconds, not a camera."""
+        if self._polite:
+            stand_back()
         while True:
             try:
                 running.loop.run(running.stop)
@@ -191,3 +202,15 @@ class Fleet:
             finally:
                 if running.stop.is_set():
                     running.loop.state.ended = True
+
+
+def stand_back() -> None:
+    """Let the rest of the process go first, from this thread and the threads that it starts, where there is a choice (Linux).
+
+    In the all-in-one run dozens of camera threads would else leave inference and aggregation a share like any of theirs when the
+    machine is full: what has been seen would be counted later and later, while more and more is looked at.
+    """
+    if sys.platform == "linux":
+        thread = threading.get_native_id()
+        with contextlib.suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, thread, min(19, os.getpriority(os.PRIO_PROCESS, thread) + NICE))

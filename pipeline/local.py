@@ -130,6 +130,7 @@ class LocalRun:
             until_end=self._until_end,
             attributes=settings.attributes,
             seal=CropKeys(parse_keys(settings.kafka.crop_keys.get_secret_value())).seal,
+            polite=True,
         )
 
     def _spawn(self, name: str, run: Callable[[threading.Event], None]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +12,7 @@ import pytest
 
 from demo.clip import Clip
 from demo.rtsp_server import RtspServer
-from ingest.fleet import Fleet
+from ingest.fleet import NICE, Fleet, stand_back
 from pipeline.bus import FACE_CROPS, PREDICTIONS, Consumer, TopicSpec
 from pipeline.cameras import Camera
 from pipeline.errors import ConfigError
@@ -207,3 +209,25 @@ def test_a_paused_camera_is_let_go_of_at_once_and_looked_at_again_when_it_is_res
     fleet.apply([hall, door])
     wait_until(lambda: set(states().values()) == {"running"}, timeout_s=PATIENCE_S, what="both cameras again")
     fleet.close()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="threads have no priority of their own elsewhere")
+def test_a_cameras_threads_let_the_others_go_first() -> None:
+    """Those that it starts, too; never this one."""
+    mine, theirs = os.getpriority(os.PRIO_PROCESS, threading.get_native_id()), list[int]()
+
+    def note() -> None:
+        theirs.append(os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
+
+    def run() -> None:
+        stand_back()
+        note()
+        reader = threading.Thread(target=note)
+        reader.start()
+        reader.join()
+
+    camera_thread = threading.Thread(target=run)
+    camera_thread.start()
+    camera_thread.join()
+    assert theirs == [min(19, mine + NICE)] * 2
+    assert os.getpriority(os.PRIO_PROCESS, threading.get_native_id()) == mine
