@@ -44,7 +44,7 @@ def mount_api(
     """Add the API under /api/v1 and the page at / to *app*, which `make_app` has made."""
     kept = {window.name: window for window in windows}
     guarded = app.state.guarded
-    refusals = (401, 503) if guarded else (503,)
+    refusals = (*app.state.refusals, 503)
     router = APIRouter(prefix="/api/v1", tags=["visitors"], dependencies=guarded, responses=described(*refusals))
 
     def state() -> dict[str, Any]:

@@ -143,13 +143,15 @@ def make_app(
     token: SecretStr | None = None,
     requests_per_s: float = 0,
 ) -> FastAPI:
-    """Make the app that every service serves; `app.state.guarded` has the dependencies of whatever else holds figures.
+    """Make the app that every service serves.
 
+    `app.state.guarded` has the dependencies of whatever else holds figures, `app.state.refusals` what it may be refused with.
     A client that asks more often than *requests_per_s* on average is told to wait; 0 lets everybody ask.
     """
     limit = RateLimit(requests_per_s) if requests_per_s else None
     app = FastAPI(title=title, version="1", docs_url=None, redoc_url=None, openapi_url="/api/v1/openapi.json")
     guarded = app.state.guarded = _guard(token)
+    refusals = app.state.refusals = (*((401,) if guarded else ()), *((429,) if limit else ()))
 
     @app.middleware("http")
     async def add_headers(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
@@ -206,7 +208,7 @@ def make_app(
         tags=["operations"],
         dependencies=guarded,
         response_class=Response,
-        responses={200: text, **(described(401) if guarded else {})},
+        responses={200: text, **described(*refusals)},
     )
     def metrics() -> Response:
         """Give the metrics in Prometheus' text format."""

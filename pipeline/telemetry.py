@@ -89,7 +89,7 @@ _CAMERA: Final = ("site", "camera")
 VISITORS = Metric(
     "demographics_visitors",
     "gauge",
-    "Visitors first seen within the rolling window.",
+    "Visitors first seen within the rolling window; labelled `suppressed` where they are too few to be broken down.",
     "aggregator",
     (*_CAMERA, "window", "gender", "age_band"),
     collected=True,
@@ -98,7 +98,7 @@ VISITORS = Metric(
 VISITORS_BY_ETHNICITY = Metric(
     "demographics_visitors_by_ethnicity",
     "gauge",
-    "Visitors first seen within the rolling window.",
+    "Visitors first seen within the rolling window; labelled `suppressed` where they are too few to be broken down.",
     "aggregator",
     (*_CAMERA, "window", "ethnicity"),
     collected=True,

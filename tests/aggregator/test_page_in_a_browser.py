@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 import time
 import urllib.request
@@ -15,6 +16,7 @@ from playwright.sync_api import Browser, Page, expect
 from pydantic import SecretStr
 
 from aggregator.api import mount_api
+from aggregator.disclosure import Disclosure, PublishedCounts
 from aggregator.exporter import VisitorsCollector
 from aggregator.fusion import UNKNOWN_CELL, Cell
 from aggregator.health import PipelineHealth
@@ -39,7 +41,8 @@ TOKEN: Final = "0123456789abcdef-token"
 class Museum:
     """An aggregator over a store that we fill, which can go away, hang, and be restarted on its port."""
 
-    def __init__(self, *, token: str = "") -> None:
+    def __init__(self, *, token: str = "", smallest_group: int = 1) -> None:
+        self._disclosure = Disclosure(smallest_group)
         self.store = _Store(retentions(WINDOWS))
         self.telemetry = Telemetry(("aggregator",))
         self._token = token
@@ -50,9 +53,10 @@ class Museum:
     def start(self) -> None:
         """Begin to serve, on the port of before."""
         telemetry = Telemetry(("aggregator",))
-        telemetry.collect_with(VisitorsCollector(self.store, WINDOWS, telemetry))
+        counts = PublishedCounts(self.store, self._disclosure)
+        telemetry.collect_with(VisitorsCollector(counts, WINDOWS, telemetry))
         app = make_app("museum", telemetry.registry, list, token=SecretStr(self._token))
-        mount_api(app, self.store, WINDOWS, PipelineHealth(telemetry))
+        mount_api(app, counts, WINDOWS, PipelineHealth(telemetry))
         self.telemetry = telemetry
         self.server = HttpServer(app, host="127.0.0.1", port=self._port)
         self._port = self.server.port
@@ -75,11 +79,11 @@ class Museum:
         )
         self._apply(changes)
 
-    def lose(self, camera: str, reason: str) -> None:
-        """Let a camera be lost."""
+    def lose(self, camera: str, reason: str, state: str = "unreachable") -> None:
+        """Let a camera be lost, or be in another state."""
         changes = Changes()
         changes.cameras[camera] = CameraStatus(
-            camera_id=camera, site="museum", at=time.time() + 3600, state="unreachable", reason=reason
+            camera_id=camera, site="museum", at=time.time() + 3600, state=state, reason=reason
         )
         self._apply(changes)
 
@@ -165,6 +169,29 @@ def test_the_page_shows_what_the_api_and_the_metrics_say(museum: Museum, page: P
     expect(page.locator("#pipeline-state .word")).to_have_text("Counting")
     assert asked
     assert all(url.startswith(museum.server.url) for url in asked), asked
+
+
+def test_few_are_a_number_without_a_breakdown_and_a_paused_camera_says_who_paused_it(page: Page) -> None:
+    """Three at the gate are among the ten and in no bar; a pause is no trouble, and its reason is shown."""
+    museum = Museum(smallest_group=5)
+    museum.walk_by(*CROWD)
+    museum.walk_by(*(Cell("female", "45-54", "indian"),) * 3, camera="gate")
+    museum.lose("ward", "paused by me, 2026-11-25 20:00 UTC: a visitor objected", state="paused")
+    try:
+        page.goto(museum.server.url)
+        expect(page.locator('[data-window="15m"]')).to_have_text("10")
+        expect(page.locator("#shares .note").first).to_have_text(
+            "3 visitors not broken down: too few before one camera."
+        )
+        band = page.locator("#pyramid tr", has=page.get_by_role("rowheader", name="45–54"))
+        assert band.locator("td .n").all_inner_texts() == ["0", "0"]
+        expect(page.locator('[data-camera="gate"] .count')).to_have_text("3")
+        ward = page.locator('[data-camera="ward"]')
+        expect(ward.locator(".word")).to_have_text("Paused")
+        expect(ward.locator(".reason")).to_contain_text("paused by me")
+        expect(page.locator("#camera-health")).not_to_have_class(re.compile("bad"))
+    finally:
+        museum.stop()
 
 
 def test_the_figures_change_while_people_walk_by(museum: Museum, page: Page) -> None:

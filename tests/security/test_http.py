@@ -72,6 +72,7 @@ def test_the_page_needs_nothing_that_its_policy_forbids(app: FastAPI) -> None:
 def test_a_client_that_asks_too_often_is_told_to_wait_and_health_is_always_told() -> None:
     """429 as a problem with Retry-After; probes are never turned away."""
     app = make_app("t", Telemetry(()).registry, list, requests_per_s=1)
+    assert "429" in app.openapi()["paths"]["/metrics"]["get"]["responses"]
     with TestClient(app) as client:
         statuses = [client.get("/metrics").status_code for _ in range(30)]
         refused = client.get("/metrics")
