@@ -548,6 +548,9 @@ def doctor(
     if unknown := [part for part in only or () if part not in PARTS]:
         raise ConfigError(f"--only {part}: there is no such part; {known_names(PARTS, part)}" for part in unknown)
     configure_logging(level="ERROR", json=False)
+    os.environ.pop(
+        "TF_CPP_MIN_LOG_LEVEL", None
+    )  # the images set it; here, what TensorFlow has to say is in the findings
     parts = tuple(part for part in PARTS if part in only) if only else PARTS
     findings = list(examine(Wanted(cameras, open_cameras=open_cameras, model=not quick, parts=parts)))
     if json:

@@ -223,9 +223,9 @@ def _cameras(settings: Settings, kafka: KafkaFindings, wanted: Wanted) -> Iterat
         if not cameras:
             yield Finding(
                 "cameras",
-                State.WARNING,
+                State.SKIPPED,
                 f"{source}: there are none",
-                "demographics cameras apply cameras.yaml, or name a file",
+                "where ingest is given a file, name it: demographics doctor cameras.yaml; else `demographics cameras apply`",
             )
             return
     yield Finding(
@@ -236,6 +236,10 @@ def _cameras(settings: Settings, kafka: KafkaFindings, wanted: Wanted) -> Iterat
 
 
 def _opened(cameras: Sequence[Camera], settings: Settings) -> Iterator[Finding]:
+    if importlib.util.find_spec("cv2") is None:
+        do = "run doctor where ingest runs, such as its image"
+        yield Finding("cameras", State.SKIPPED, "none was opened: there is no OpenCV here", do)
+        return
     from ingest.check import check_cameras  # noqa: PLC0415  OpenCV and FFmpeg, for those who want it only
 
     for check in check_cameras(cameras, settings.ingest, seconds=LOOK_S):

