@@ -61,6 +61,7 @@ class Films:
     large: Path
     long: Path  # for one that does not
     changing: Path  # of one size, and then of another
+    still_clock: Path  # without times
     keyed: Path  # with a key frame every 0.08 s, so that a new viewer need not wait
 
 
@@ -73,7 +74,9 @@ def films(tmp_path_factory: pytest.TempPathFactory) -> Films:
     changing.write_bytes(b"".join(annex_b(film) for film in (small, large)))
     keyed = folder / "keyed.h264"
     keyed.write_bytes(annex_b(small, keys="2"))
-    return Films(small, large, draw(folder / "long.mp4", (640, 360), 90.0), changing, keyed)
+    still = folder / "still.h264"
+    still.write_bytes(annex_b(small) * 8)
+    return Films(small, large, draw(folder / "long.mp4", (640, 360), 90.0), changing, still, keyed)
 
 
 def annex_b(film: Path, keys: str = "25") -> bytes:
@@ -305,6 +308,21 @@ def test_a_stream_that_changes_its_size_in_the_middle_loses_nobody(
         assert watch.loop("door").state.connections == 1
         ended = watch.close()
         assert len(ended) == 1
+
+
+def test_a_camera_whose_clock_stands_still_is_timed_by_arrival(films: Films, watching: Callable[..., Watch]) -> None:
+    """Every picture claims the same time: else it would seem later and later, until only key frames were looked at."""
+    if missing := gstreamer_missing():
+        pytest.skip(missing)
+    with Cameras(f"door={films.still_clock}", gstreamer=True) as server:
+        watch = watching(camera("door", server.url("door")))
+        watch.wait_seen("door")
+        state = watch.loop("door").state
+        seen, began = state.frames, time.time()
+        wait_until(lambda: state.frames >= seen + 5 * FPS, timeout_s=30, what="five more seconds of pictures")
+        assert state.connections == 1
+        (end,) = watch.close()
+        assert end.last_seen >= began
 
 
 @pytest.mark.timeout(400)
