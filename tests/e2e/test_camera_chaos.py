@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -23,10 +23,9 @@ from demo.composer import SHIRTS, figure_of, load_cast, write_film
 from demo.scenes import FPS, Route
 from ingest.av_source import AvSource
 from ingest.camera import CameraLoop
-from ingest.detector import FaceBox, Image
+from ingest.detector import Image
 from ingest.fleet import Fleet
 from ingest.source import Frame
-from ingest.yunet_detector import YunetDetector
 from pipeline.bus import FACE_CROPS
 from pipeline.cameras import Camera
 from pipeline.manifest import DEFAULT_MODEL, load_manifest
@@ -330,6 +329,25 @@ def test_a_camera_whose_clock_stands_still_is_timed_by_arrival(films: Films, wat
         assert end.last_seen >= began
 
 
+def test_a_camera_that_is_handed_over_counts_those_in_view_again_and_nobody_else(
+    films: Films, watching: Callable[..., Watch]
+) -> None:
+    """One stands there, and another worker takes the camera over: counted by both, and the first has said how many that is."""
+    with Cameras(f"door={films.short}") as server:
+        door = camera("door", server.url("door"))
+        old = watching(door)
+        old.wait_seen("door")
+        old.fleet.apply([])
+        new = watching(door)
+        new.wait_seen("door")
+        ended = [*old.close(), *new.close()]
+        in_view = old.telemetry.registry.get_sample_value(
+            "demographics_ended_in_view_total", {"site": "default", "camera": "door"}
+        )
+    assert in_view == 1
+    assert len(ended) == 1 + in_view
+
+
 class Overload:
     """A worker that can be made slow, at searching and at reading, and what comes of it."""
 
@@ -339,11 +357,6 @@ class Overload:
         self.ages: list[float] = []  # by how much older the searched pictures were, by the stream's clock
         self.source: AvSource | None = None
         overload = self
-
-        class SlowDetector(YunetDetector):
-            def detect(self, image: Image) -> Sequence[FaceBox]:
-                time.sleep(overload.search_s)
-                return super().detect(image)
 
         class SlowSource(AvSource):
             def frames(self) -> Iterator[Frame]:
@@ -357,9 +370,9 @@ class Overload:
 
         def noted(loop: CameraLoop, eye: Any, image: Image, frame: Frame) -> Any:
             overload.ages.append(overload.newest - frame.captured_at)
+            time.sleep(overload.search_s)
             return search(loop, eye, image, frame)
 
-        monkeypatch.setattr("ingest.fleet.YunetDetector", SlowDetector)
         monkeypatch.setattr("ingest.fleet.AvSource", SlowSource)
         monkeypatch.setattr(CameraLoop, "_search", noted)
 

@@ -345,6 +345,7 @@ def test_a_stop_ends_the_loop_and_whoever_is_in_view(recipe: CropRecipe) -> None
     said = rig.run()
     assert rig.tried == 1
     assert [end.last_seen for end in said.ends] == [1e9 + 9 / 8]
+    assert rig.metric(metrics.ENDED_IN_VIEW) == 1  # the next worker counts them anew
 
 
 # ── how it does ───────────────────────────────────────────────────────────────────────────────────────────────────────
