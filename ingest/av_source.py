@@ -41,6 +41,7 @@ _PROTOCOLS: Final = {
 }
 _LATE_S: Final = 2.0
 _PUNCTUAL_S: Final = 0.5
+_STANDS_AFTER: Final = 5  # pictures of one and the same time: then the arrival tells
 _PLANAR: Final = ("yuv420p", "yuvj420p", "yuv422p", "yuvj422p", "yuv444p", "yuvj444p", "nv12", "gray")
 
 
@@ -166,15 +167,14 @@ class AvSource:
         anchor = time.time() if self.live else time.time() - self.duration_s()
         first_at: float | None = None
         lost: SourceLost | None = None
+        clock = _StreamClock()
         self._reading = True
         try:
             for picture in self._container.decode(self.stream):
                 now = time.time()
                 if self._closed:
                     return
-                at = (
-                    None if picture.pts is None or picture.time_base is None else float(picture.pts * picture.time_base)
-                )
+                at = clock.read(picture)
                 if first_at is None and at is not None:
                     first_at, anchor = at, now if self.live else anchor
                 captured_at = now if at is None or first_at is None else anchor + at - first_at
@@ -243,6 +243,23 @@ def _luma(picture: VideoFrame) -> NDArray[np.uint8] | None:
         return None
     plane = picture.planes[0]
     return np.frombuffer(memoryview(plane), np.uint8).reshape(-1, plane.line_size)[: picture.height, : picture.width]
+
+
+class _StreamClock:
+    """A stream's own times, for as long as they are any: some servers send one and the same for ever."""
+
+    def __init__(self) -> None:
+        self._last: float | None = None
+        self._stood = 0
+
+    def read(self, picture: VideoFrame) -> float | None:
+        """Give the time of *picture* in seconds, None where it has none that can be relied on."""
+        if self._stood >= _STANDS_AFTER or picture.pts is None or picture.time_base is None:
+            return None
+        at = float(picture.pts * picture.time_base)
+        self._stood = self._stood + 1 if at == self._last else 0
+        self._last = at
+        return at
 
 
 class _Pixels:

@@ -211,6 +211,8 @@ class CameraLoop:
                     retry_in_s=round(wait_s, 1),
                 )
                 self._wait(wait_s, stop)
+        if self._view is not None and self.camera.live:
+            self._telemetry.add(metrics.ENDED_IN_VIEW, self._view.present, **self._labels)
         self._close_view()
         self.state.ended = True
         self._telemetry.set(metrics.CAMERA_UP, 0, **self._labels)

@@ -234,6 +234,14 @@ CONNECTS_FAILED = Metric(
     (*_CAMERA, "reason"),
     reasons=source_reasons(),
 )
+ENDED_IN_VIEW = Metric(
+    "demographics_ended_in_view_total",
+    "counter",
+    "People in view when their camera was ended or given to another worker, which counts them anew.",
+    "ingest",
+    _CAMERA,
+    unit="people",
+)
 SOFTWARE_INSTEAD = Metric(
     "demographics_hardware_fallbacks_total",
     "counter",

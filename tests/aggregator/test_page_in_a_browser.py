@@ -260,6 +260,23 @@ def test_before_anybody_came_the_page_says_so(page: Page) -> None:
         empty.stop()
 
 
+def test_what_to_change_about_a_running_camera_is_said_beside_it(museum: Museum, page: Page) -> None:
+    """A poster that was found, with the line that keeps it out."""
+    advice = "a face does not move: exclude: [[[0.1, 0.2]]]"
+    changes = Changes()
+    changes.cameras["hall"] = CameraStatus(
+        camera_id="hall",
+        site="museum",
+        at=time.time() + 3600,
+        state="running",
+        advice=advice,
+    )
+    museum._apply(changes)
+    page.goto(museum.server.url)
+    expect(page.locator('[data-camera="hall"] .word')).to_have_text("Running")
+    expect(page.locator('[data-camera="hall"] .reason')).to_have_text(advice)
+
+
 def test_with_a_token_the_page_asks_for_it(page: Page) -> None:
     """A wrong one is refused, the right one is kept for the tab and is in no address."""
     locked = Museum(token=TOKEN)

@@ -243,6 +243,11 @@ def poison(kafka: KafkaServer, random: Random) -> None:
         b"\xff\xd8\xff\xc0\x00\x11\x08\xff\xff\xff\xff\x03" + b"0" * 60 + b"\xff\xd9",
     )
     ahead = Prediction(**{**common, "first_seen": now + 90_000}, sequence=0, captured_at=now + 90_000, quality=0.9)
+    end = encode(TrackEnded(**common, last_seen=now, crops=1))
+    flipped = end.replace(
+        track.to_bytes(8, "big"), (track ^ 1).to_bytes(8, "big")
+    )  # somebody else's, who would be counted
+    assert flipped != end
     old, new = (("schema", b"0"),), (("schema", b"999"),)
     bad: list[tuple[str, bytes, tuple[tuple[str, bytes], ...]]] = [
         (FACE_CROPS, random.randbytes(random.randrange(200)), headers()),
@@ -250,8 +255,8 @@ def poison(kafka: KafkaServer, random: Random) -> None:
         (FACE_CROPS, encode(FaceCrop(**common, sequence=1, captured_at=now, quality=0.9, jpeg=truncated)), headers()),
         (FACE_CROPS, encode(FaceCrop(**common, sequence=2, captured_at=now, quality=0.9, jpeg=huge)), headers()),
         (FACE_CROPS, b"", ()),
-        (PREDICTIONS, random.randbytes(random.randrange(200)), headers()),
-        (PREDICTIONS, encode(TrackEnded(**common, last_seen=now, crops=1)), new),
+        (PREDICTIONS, flipped, headers(end)),
+        (PREDICTIONS, end, new),
         (PREDICTIONS, encode(ahead), headers()),
         (PREDICTIONS, encode(crop), headers()),
         (PREDICTIONS, random.randbytes(100_000), headers()),

@@ -32,7 +32,9 @@ for item in sys.argv[2:]:
     path, rest = item.split("=", 1)
     film, *more = rest.split(",")
     factory = GstRtspServer.RTSPMediaFactory(); factory.set_shared(True)
-    source, before = f'filesrc location="{film}" ! qtdemux', ""
+    source, before = f'filesrc location="{film}"', ""
+    if not film.endswith("264"):  # a bare stream has no times: GStreamer sends one and the same for ever
+        source += " ! qtdemux"
     if "+" in film:  # one after the other, in one stream
         source = "concat name=one"
         before = " ".join(f'filesrc location="{part}" ! qtdemux ! h264parse ! one.' for part in film.split("+")) + " "

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -20,8 +21,11 @@ from pydantic import SecretStr
 from demo.backdrops import VIEWS
 from demo.composer import SHIRTS, figure_of, load_cast, write_film
 from demo.scenes import FPS, Route
+from ingest.av_source import AvSource
 from ingest.camera import CameraLoop
+from ingest.detector import Image
 from ingest.fleet import Fleet
+from ingest.source import Frame
 from pipeline.bus import FACE_CROPS
 from pipeline.cameras import Camera
 from pipeline.manifest import DEFAULT_MODEL, load_manifest
@@ -61,6 +65,7 @@ class Films:
     large: Path
     long: Path  # for one that does not
     changing: Path  # of one size, and then of another
+    still_clock: Path  # without times
     keyed: Path  # with a key frame every 0.08 s, so that a new viewer need not wait
 
 
@@ -73,7 +78,9 @@ def films(tmp_path_factory: pytest.TempPathFactory) -> Films:
     changing.write_bytes(b"".join(annex_b(film) for film in (small, large)))
     keyed = folder / "keyed.h264"
     keyed.write_bytes(annex_b(small, keys="2"))
-    return Films(small, large, draw(folder / "long.mp4", (640, 360), 90.0), changing, keyed)
+    still = folder / "still.h264"
+    still.write_bytes(annex_b(small) * 8)
+    return Films(small, large, draw(folder / "long.mp4", (640, 360), 90.0), changing, still, keyed)
 
 
 def annex_b(film: Path, keys: str = "25") -> bytes:
@@ -305,6 +312,124 @@ def test_a_stream_that_changes_its_size_in_the_middle_loses_nobody(
         assert watch.loop("door").state.connections == 1
         ended = watch.close()
         assert len(ended) == 1
+
+
+def test_a_camera_whose_clock_stands_still_is_timed_by_arrival(films: Films, watching: Callable[..., Watch]) -> None:
+    """Every picture claims the same time: else it would seem later and later, until only key frames were looked at."""
+    if missing := gstreamer_missing():
+        pytest.skip(missing)
+    with Cameras(f"door={films.still_clock}", gstreamer=True) as server:
+        watch = watching(camera("door", server.url("door")))
+        watch.wait_seen("door")
+        state = watch.loop("door").state
+        seen, began = state.frames, time.time()
+        wait_until(lambda: state.frames >= seen + 5 * FPS, timeout_s=30, what="five more seconds of pictures")
+        assert state.connections == 1
+        (end,) = watch.close()
+        assert end.last_seen >= began
+
+
+def test_a_camera_that_is_handed_over_counts_those_in_view_again_and_nobody_else(
+    films: Films, watching: Callable[..., Watch]
+) -> None:
+    """One stands there, and another worker takes the camera over: counted by both, and the first has said how many that is."""
+    with Cameras(f"door={films.short}") as server:
+        door = camera("door", server.url("door"))
+        old = watching(door)
+        old.wait_seen("door")
+        old.fleet.apply([])
+        new = watching(door)
+        new.wait_seen("door")
+        ended = [*old.close(), *new.close()]
+        in_view = old.telemetry.registry.get_sample_value(
+            "demographics_ended_in_view_total", {"site": "default", "camera": "door"}
+        )
+    assert in_view == 1
+    assert len(ended) == 1 + in_view
+
+
+class Overload:
+    """A worker that can be made slow, at searching and at reading, and what comes of it."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.search_s = self.read_s = 0.0
+        self.newest = 0.0  # when the picture that was read last was taken
+        self.ages: list[float] = []  # by how much older the searched pictures were, by the stream's clock
+        self.source: AvSource | None = None
+        overload = self
+
+        class SlowSource(AvSource):
+            def frames(self) -> Iterator[Frame]:
+                overload.source = self
+                for frame in super().frames():
+                    overload.newest = frame.captured_at
+                    time.sleep(overload.read_s)
+                    yield frame
+
+        search = CameraLoop._search
+
+        def noted(loop: CameraLoop, eye: Any, image: Image, frame: Frame) -> Any:
+            overload.ages.append(overload.newest - frame.captured_at)
+            time.sleep(overload.search_s)
+            return search(loop, eye, image, frame)
+
+        monkeypatch.setattr("ingest.fleet.AvSource", SlowSource)
+        monkeypatch.setattr(CameraLoop, "_search", noted)
+
+    @property
+    def key_frames_only(self) -> bool:
+        """Whether the source is catching up."""
+        return self.source is not None and self.source._skipping
+
+
+def test_a_worker_that_cannot_search_as_often_as_wanted_searches_less_and_nothing_queues(
+    films: Films, watching: Callable[..., Watch], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A look takes longer than a second: the cadence falls to the least; reading goes on; what is searched is the newest."""
+    overload = Overload(monkeypatch)
+    with Cameras(f"door={films.short}") as server:
+        watch = watching(camera("door", server.url("door")))
+        watch.wait_seen("door")
+        loop = watch.loop("door")
+
+        def cadence() -> float:
+            place = {"site": "default", "camera": "door"}
+            return watch.telemetry.registry.get_sample_value("demographics_detect_fps", place) or 0.0
+
+        overload.search_s, overload.ages = 1.2, []
+        frames, drops = loop.state.frames, loop.state.drops
+        wait_until(lambda: cadence() == SETTINGS.least_detect_fps, timeout_s=90, what="the least cadence")
+        read, dropped, looks = loop.state.frames - frames, loop.state.drops - drops, len(overload.ages)
+        print(f"{read} pictures read, {dropped} dropped, {looks} searched, at most {max(overload.ages):.2f} s old")  # noqa: T201
+        assert dropped > read / 2  # the rest were not due, or were searched
+        assert max(overload.ages) < 2.0  # fifty pictures in a queue would be that old; it holds one
+        assert len(loop._outbox) < 10
+        overload.search_s = 0.0
+        wait_until(lambda: cadence() == SETTINGS.detect_fps, timeout_s=90, what="the cadence of before")
+        assert loop.state.connections == 1
+        assert len(watch.close()) == 1
+
+
+def test_a_worker_that_cannot_read_as_fast_as_pictures_come_decodes_key_frames_until_it_has_caught_up(
+    films: Films, watching: Callable[..., Watch], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ten a second of 25: what waits in the kernel grows, until only key frames are decoded; then it is at the present again."""
+    overload = Overload(monkeypatch)
+    with Cameras(f"door={films.still_clock}") as server:
+        watch = watching(camera("door", server.url("door")))
+        watch.wait_seen("door")
+        loop = watch.loop("door")
+        overload.read_s = 0.1
+        for _ in range(2):  # it is as slow as before, so it falls behind again: and catches up again
+            wait_until(lambda: overload.key_frames_only, timeout_s=60, what="key frames only")
+            wait_until(lambda: not overload.key_frames_only, timeout_s=60, what="every frame")
+        overload.read_s = 0.0
+        watch.wait_seen("door")
+        frames = loop.state.frames
+        wait_until(lambda: loop.state.frames > frames + 2 * FPS, timeout_s=30, what="pictures")
+        wait_until(lambda: not overload.key_frames_only, timeout_s=30, what="every frame, for good")
+        assert loop.state.connections == 1
+        assert len(watch.close()) == 1
 
 
 @pytest.mark.timeout(400)

@@ -374,6 +374,7 @@ def test_a_stop_ends_the_loop_and_whoever_is_in_view(recipe: CropRecipe) -> None
     said = rig.run()
     assert rig.tried == 1
     assert [end.last_seen for end in said.ends] == [1e9 + 9 / 8]
+    assert rig.metric(metrics.ENDED_IN_VIEW) == 1  # the next worker counts them anew
 
 
 # ── how it does ───────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -400,6 +401,20 @@ def test_a_camera_says_when_it_runs_and_when_it_does_not(recipe: CropRecipe) -> 
     assert {status.address for status in said.states} == {"rtsp://***@10.0.0.9/entrance"}
     assert all(status.reason for status in said.states if status.state != "running")
     assert not any(PASSWORD in repr(message) for message in said.taken)
+
+
+def test_a_poster_is_no_visitor_and_the_camera_says_how_to_keep_it_out(recipe: CropRecipe) -> None:
+    """What never moves for a minute: advised with the camera's state for as long as it hangs there, over a loss, too."""
+    minutes = [ScriptedSource(range(8 * 70), live=True, start=1e9 + 300 * n) for n in range(2)]
+    settings = IngestSettings(max_backoff_s=0.001, status_interval_s=0.001, max_fps=1000)
+    rig = Rig(recipe, *minutes, faces=lambda _: [face_at(320, 100)], settings=settings)
+    said = rig.run()
+    assert [end.visitor for end in said.ends] == [False]
+    assert rig.metric(metrics.REJECTS, reason="picture") > 8 * 70
+    advice = [state.advice for state in said.states]
+    assert advice[0] == ""
+    assert "exclude: [[[0.4" in advice[-1]
+    assert len(set(advice)) == 2
 
 
 def test_everything_goes_out_under_the_cameras_key(recipe: CropRecipe) -> None:
