@@ -131,7 +131,7 @@ class AvSource:
         self._skipping = False
         self._least_lag_s = float("inf")
         address = (reach or Reach()).address(camera)
-        scheme = address.split("://", 1)[0].lower() if self.live else "file"
+        scheme = "file" if camera.path is not None else address.split("://", 1)[0].lower()
         options = {
             **camera.options,
             "protocol_whitelist": _PROTOCOLS[scheme],
