@@ -28,6 +28,7 @@ from aggregator.service import windows_of
 from aggregator.step import CountingConfig
 from aggregator.store import Changes, PlaceCell, Position, TrackState
 from aggregator.windows import retentions
+from inference.service import engine_of
 from pipeline import crowd
 from pipeline.bench import aggregation, page
 from pipeline.bench import camera as camera_part
@@ -35,7 +36,7 @@ from pipeline.bench.rows import Workbench, least_cpu_s
 from pipeline.crowd import Crowd
 from pipeline.embedded_valkey import EmbeddedValkey
 from pipeline.settings import Settings
-from pipeline.simulate import crops_of_kinds, open_model, simulate
+from pipeline.simulate import crops_of_kinds, simulate
 
 SIZES: Final = (10, 100, 1000, 10_000)
 SIMULATED: Final = 500
@@ -132,7 +133,7 @@ def measure(settings: Settings, people_per_minute: float, progress: Callable[[st
         progress("a camera with people, and one without")
         with_people, empty = camera_part.shares(bench)
     progress("the network")
-    engine = open_model(settings)
+    engine = engine_of(settings.inference, say=progress)
     side = engine.manifest.crop.size_px
     crops = np.random.default_rng(0).integers(0, 256, (32, side, side, 3), dtype=np.uint8)
     network_s = least_cpu_s(lambda: [engine.predict(crops) for _ in range(10)], rounds=3)

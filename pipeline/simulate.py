@@ -28,10 +28,9 @@ from aggregator.service import GROUP as AGGREGATOR_GROUP
 from aggregator.service import AggregatorService, windows_of
 from aggregator.windows import retentions
 from demo.composer import load_cast
-from inference.predictor import Crops, Engine, Logits, Predictor
+from inference.predictor import Crops, Logits, Predictor
 from inference.service import GROUP as INFERENCE_GROUP
-from inference.service import InferenceService
-from inference.tensorflow_predictor import TensorFlowPredictor
+from inference.service import InferenceService, engine_of
 from ingest.alignment import centre_crop, encode_jpeg
 from pipeline import crowd
 from pipeline import telemetry as metrics
@@ -273,7 +272,9 @@ def simulate(
         stack.callback(store.close)
         stack.callback(store.drop)
         progress("loading the model" if predictor == "model" else "starting")
-        engine: Predictor = open_model(settings) if predictor == "model" else StubPredictor(manifest)
+        engine: Predictor = (
+            engine_of(settings.inference, say=progress) if predictor == "model" else StubPredictor(manifest)
+        )
         bus = MemoryBus()
         stack.callback(bus.close)
         bus.ensure_topics(settings.kafka.topics())
@@ -328,13 +329,6 @@ def simulate(
             "redis_bytes_per_camera": round(redis_bytes / max(1, script.cameras)),
             **_verdict(spent, script, cameras.crops, sent_s, taken_s, kept_up=drained and taken_s - sent_s < GROWING),
         }
-
-
-def open_model(settings: Settings) -> Engine:
-    """Load the network of the settings, ready to run. Raises ConfigError."""
-    model = TensorFlowPredictor(settings.inference.model, threads=settings.inference.threads)
-    model.warm_up()
-    return model
 
 
 class _Lags:

@@ -9,6 +9,7 @@ A broker that is away changes nothing: what was paused stays so.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterable, Sequence
 from contextlib import closing
@@ -18,7 +19,7 @@ import msgspec
 import structlog
 from msgspec import Meta, Struct
 
-from pipeline.bus import AUDIT, PREDICTIONS, SWITCHES, Bus, TopicPartition
+from pipeline.bus import AUDIT, PREDICTIONS, SWITCHES, Bus, Record, TopicPartition
 from pipeline.cameras import Camera
 from pipeline.errors import InvalidMessage, TransportError
 from pipeline.messages import CameraStatus, Name, Seconds, decode, headers
@@ -111,6 +112,7 @@ class Switches:
         self._reader = bus.reader(SWITCHES)
         self._next: dict[TopicPartition, int] = {}
         self._last: dict[str, Switch] = {}
+        self._taken_at: dict[str, float] = {}  # by the log's clock, which is one for all who switch
         self._looked_at = 0.0
         try:
             self._look()
@@ -145,17 +147,20 @@ class Switches:
             if begin >= span.end:
                 continue
             for record in self._reader.read(owned, begin, span.end):
-                news |= self._take(record.value, record.partition, record.offset)
+                news |= self._take(record)
             self._next[owned] = span.end
         return news
 
-    def _take(self, value: bytes, partition: int, offset: int) -> bool:
+    def _take(self, record: Record) -> bool:
         try:
-            switch = _decode(value)
+            switch = _decode(record.value)
         except msgspec.MsgspecError:
-            log.error("switch_unreadable", partition=partition, offset=offset)  # noqa: TRY400
+            log.error("switch_unreadable", partition=record.partition, offset=record.offset)  # noqa: TRY400
             return False
-        self._last[switch.camera] = switch
+        # After partitions were added, older words on a camera lie in another one than newer ones.
+        if record.timestamp < self._taken_at.get(switch.camera, -math.inf):
+            return False
+        self._last[switch.camera], self._taken_at[switch.camera] = switch, record.timestamp
         log.warning(
             "camera_switched",
             camera=switch.camera,

@@ -10,7 +10,8 @@
 #   ingest      writes face crops, ends and states of cameras; reads which cameras there are, and which are paused. It cannot read a face crop.
 #   infer       reads face crops, writes predictions. It alone can read a face crop, but for the operator.
 #   aggregate   reads predictions, writes the ends that cameras did not say. It cannot read a face crop.
-#   operator    for the commands `demographics cameras`, `deadletters`, `replay`: creates the topics, writes and pauses cameras, sends records in again.
+#   operator    for the commands `demographics cameras`, `deadletters`, `replay`, `doctor`: creates the topics, writes and pauses cameras, sends
+#               records in again, sees how brokers and groups do.
 set -eu
 : "${BOOTSTRAP:?host:port of a broker}" "${ADMIN:?a client configuration of an administrator}"
 TOPICS="--topic face-crops --topic predictions --topic dead-letters --topic cameras --topic camera-switches --topic audit"
@@ -38,6 +39,8 @@ allow aggregate --operation DescribeConfigs $TOPICS
 allow aggregate --operation Read --topic predictions --group aggregator
 
 # shellcheck disable=SC2086
-allow operator --operation Create --operation Read $TOPICS
+allow operator --operation Create --operation Read --operation DescribeConfigs $TOPICS
+allow operator --operation Describe --cluster
+allow operator --operation Describe --group inference --group aggregator
 allow operator --operation Write --topic cameras --topic camera-switches --topic audit --topic face-crops --topic predictions
 allow operator --operation Read --group cameras- --resource-pattern-type prefixed

@@ -13,6 +13,7 @@ import numpy as np
 
 from ingest.av_source import AvSource
 from ingest.camera import CameraLoop
+from ingest.detection import open_detection
 from ingest.outbox import SharedProducer
 from ingest.yunet_detector import YunetDetector
 from pipeline.bench import films
@@ -72,12 +73,13 @@ def _share(work: partial[None]) -> float:
 
 def _ours(bench: Workbench, film: Path, decode: str) -> None:
     settings = bench.settings.ingest
+    searching = open_detection(settings.detector, settings.detector_model)
     CameraLoop(
         Camera.model_validate({"id": "bench", "url": str(film), "detect_fps": 5, "decode": decode}),
         settings=settings,
         recipe=load_manifest(bench.settings.inference.model).crop,
         producer=SharedProducer(_Nowhere()),
-        detector=lambda _: YunetDetector(settings.detector_model, max_side_px=settings.max_side_px),
+        detector=lambda _: searching(settings.max_side_px),
         connect=lambda one: AvSource(one, open_timeout_s=5, read_timeout_s=5),
         telemetry=Telemetry(("ingest",)),
     ).run(threading.Event())

@@ -27,10 +27,11 @@ from aggregator.windows import retentions
 from inference.pixels import decode_crop
 from inference.predictor import Crops, Engine, Logits
 from inference.service import GROUP as INFERENCE_GROUP
-from inference.service import InferenceService
+from inference.service import InferenceService, engine_of
 from ingest.av_source import AvSource
 from ingest.camera import CameraLoop
-from ingest.detector import FaceBox, Image
+from ingest.detection import open_detection
+from ingest.detector import Detector, FaceBox, Image
 from ingest.outbox import SharedProducer
 from ingest.source import Frame
 from ingest.yunet_detector import YunetDetector
@@ -44,7 +45,6 @@ from pipeline.manifest import CropRecipe
 from pipeline.memory_bus import MemoryBus
 from pipeline.messages import FaceCrop, decode
 from pipeline.settings import Settings
-from pipeline.simulate import open_model
 from pipeline.telemetry import Telemetry
 
 PART: Final = "end-to-end"
@@ -60,7 +60,7 @@ def measure(bench: Workbench) -> list[Row]:
     film = films.people(bench.folder, size=(1920, 1080), seconds=SECONDS, walkers=WALKERS)
     camera = Camera.model_validate({"id": "bench", "url": str(film), "detect_fps": LOOKS_A_SECOND})
     bench.progress(f"{PART}: loading the model")
-    engine = open_model(bench.settings)
+    engine = engine_of(bench.settings.inference, say=bench.progress)
     stages = [_in_turn(bench, camera, engine) for _ in range(ROUNDS)]
     spent = min(stages, key=lambda each: sum(each.values()))
     theirs = sum(spent[stage] for stage in THEIRS)
@@ -139,15 +139,15 @@ class _TimedSource(AvSource):
             yield replace(frame, image=lambda frame=frame: self._clock.around("decode", frame.image))
 
 
-class _TimedDetector(YunetDetector):
-    def __init__(self, settings: Settings, clock: _Clock) -> None:
-        super().__init__(settings.ingest.detector_model, max_side_px=settings.ingest.max_side_px)
+class _TimedDetector:
+    def __init__(self, detector: Detector, clock: _Clock) -> None:
+        self._detector = detector
         self._clock = clock
 
     def detect(self, image: Image) -> Sequence[FaceBox]:
         """Find the faces of one picture."""
         with self._clock.of("detect"):
-            return super().detect(image)
+            return self._detector.detect(image)
 
 
 class _TimedEngine:
@@ -168,10 +168,12 @@ def _in_turn(bench: Workbench, camera: Camera, engine: Engine) -> dict[str, floa
     bus.ensure_topics(settings.kafka.topics())
     clock = _Clock()
     bench.progress(f"{PART}: ingest alone")
+    searching = open_detection(settings.ingest.detector, settings.ingest.detector_model)
     began = time.process_time()
     CameraLoop(
         camera, settings=settings.ingest, recipe=recipe, producer=SharedProducer(bus.producer()),
-        detector=lambda _: _TimedDetector(settings, clock), connect=lambda one: _TimedSource(one, clock),
+        detector=lambda _: _TimedDetector(searching(settings.ingest.max_side_px), clock),
+        connect=lambda one: _TimedSource(one, clock),
         telemetry=Telemetry(("ingest",)),
     ).run(threading.Event())  # fmt: skip
     ingest = time.process_time() - began - clock.spent["decode"] - clock.spent["detect"]

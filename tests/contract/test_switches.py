@@ -5,7 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import closing
+from functools import partial
 
+import msgspec
 import pytest
 from pydantic import SecretStr
 
@@ -98,3 +100,23 @@ def test_whoever_switches_is_told_when_it_has_happened(bus: Bus, topic_prefix: s
     assert let_go(bus, switch, 1.0) is None
     says("hall", "paused", switch.at + 2)
     assert let_go(bus, switch, PATIENCE_S) is not None
+
+
+@pytest.mark.parametrize("keys", [(b"hall", b"door"), (b"door", b"hall")])
+def test_the_last_word_is_the_last_wherever_it_lies(
+    bus: Bus, bus_maker: BusMaker, topic_prefix: str, keys: tuple[bytes, bytes]
+) -> None:
+    """After partitions were added, a camera's words lie in two of them, and either may be read first."""
+    for key, action in zip(keys, ("paused", "resumed"), strict=True):
+        with closing(bus.producer()) as producer:
+            value = msgspec.json.encode(word("hall", action))
+            producer.send(f"{topic_prefix}switches", key=key, value=value, headers=headers())
+            producer.flush(PATIENCE_S)
+        wait_until(partial(is_past, time.time() + 0.005), timeout_s=PATIENCE_S, what="the log's next millisecond")
+    with closing(Switches(bus_maker.bus())) as started:
+        assert paused(started) == {}
+
+
+def is_past(moment: float) -> bool:
+    """Tell whether it is later than that."""
+    return time.time() > moment

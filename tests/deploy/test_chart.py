@@ -41,7 +41,12 @@ cameras:
   source: file
   secretName: cameras
   list: [{id: entrance, url: "rtsp://viewer:${ENTRANCE_PASSWORD}@10.0.0.11/stream2", zone: [[0.1, 0.2], [0.9, 0.2], [0.9, 1]]}]
-ingest: {extraVolumes: [{name: more, emptyDir: {}}], extraVolumeMounts: [{name: more, mountPath: /more}]}
+ingest:
+  extraVolumes: [{name: more, emptyDir: {}}]
+  extraVolumeMounts: [{name: more, mountPath: /more}]
+  secrets:
+    DEMOGRAPHICS_KAFKA__USERNAME: {secretName: kafka-ingest, key: username}
+    DEMOGRAPHICS_KAFKA__PASSWORD: {secretName: kafka-ingest, key: password}
 inference: {secrets: {DEMOGRAPHICS_LOG_LEVEL: {secretName: more, key: level}}, affinity: {nodeAffinity: {}}}
 priorityClassName: high
 podAnnotations: {a: b}
@@ -225,6 +230,22 @@ def test_no_service_is_given_a_setting_that_there_is_not(folder: Path, case: str
         counts = "aggregator" in name or "doctor" in name
         assert ("DEMOGRAPHICS_REDIS__URL" in given) == counts, name
         assert given["DEMOGRAPHICS_KAFKA__FACE_CROPS_RETENTION_S"]["value"] == "600"
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_each_setting_is_given_once(folder: Path, case: str) -> None:
+    """Of two of one name the last would win, whichever that is."""
+    for name, _, spec in pod_specs(rendered(folder, case)):
+        given = [variable["name"] for variable in spec["containers"][0]["env"]]
+        assert len(given) == len(set(given)), name
+
+
+def test_a_service_may_have_a_user_of_its_own_on_kafka(folder: Path) -> None:
+    """With the rights of deploy/security/kafka-acls.sh; the others share one."""
+    for service, deployment in of_kind(rendered(folder, "secured"), "Deployment").items():
+        given = environment_of(deployment["spec"]["template"]["spec"])
+        whose = given["DEMOGRAPHICS_KAFKA__USERNAME"]["valueFrom"]["secretKeyRef"]["name"]
+        assert whose == ("kafka-ingest" if service == "ingest" else "kafka-user")
 
 
 def test_secrets_are_references(folder: Path) -> None:

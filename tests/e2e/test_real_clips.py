@@ -16,6 +16,7 @@ from pydantic import SecretStr
 from demo.tracking import Listener
 from ingest.av_source import AvSource
 from ingest.camera import CameraLoop
+from ingest.detection import open_detection
 from ingest.outbox import SharedProducer
 from ingest.yunet_detector import YunetDetector
 from pipeline.cameras import Camera
@@ -59,11 +60,12 @@ def counted(
             film.mux(stream.encode(av.VideoFrame.from_ndarray(np.asarray(shown, np.uint8), format="bgr24")))
         film.mux(stream.encode())
     listener, settings = Listener(), Settings()
+    searching = open_detection(settings.ingest.detector)
     CameraLoop(
         Camera(id="film", url=SecretStr(str(path))),
         settings=settings.ingest,
         recipe=load_manifest(settings.inference.model).crop,
-        detector=lambda _: YunetDetector(None, max_side_px=settings.ingest.max_side_px),
+        detector=lambda _: searching(settings.ingest.max_side_px),
         connect=lambda camera: AvSource(camera, open_timeout_s=10, read_timeout_s=10),
         producer=SharedProducer(listener),
         telemetry=Telemetry(("ingest",)),

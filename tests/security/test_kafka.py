@@ -7,6 +7,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,9 +23,11 @@ from pipeline.bus import AUDIT, CAMERAS, DEAD_LETTERS, FACE_CROPS, PREDICTIONS, 
 from pipeline.camera_topic import TopicCameras, publish, read_all
 from pipeline.distributed import open_bus
 from pipeline.errors import TransportError
+from pipeline.findings import State
 from pipeline.kafka_bus import KafkaBus
+from pipeline.kafka_findings import KafkaFindings
 from pipeline.messages import FaceCrop, TrackEnded, encode, headers
-from pipeline.settings import KafkaSettings, load_settings
+from pipeline.settings import KafkaSettings, Settings, load_settings
 from pipeline.switches import Switches
 from pipeline.telemetry import Telemetry
 from tests.certificates import Certificates, make_certificates
@@ -185,6 +188,23 @@ def test_the_three_services_and_the_operator_do_their_work(
     (tally,) = store.snapshot(time.time(), ()).totals.values()
     assert tally.people == {("female", "25-34"): 1}
     assert aggregating.retentions([FACE_CROPS])[FACE_CROPS] == pytest.approx(750)
+
+
+def test_the_operator_is_told_how_kafka_is(
+    server: KafkaServer, certificates: Certificates, connect: Connect, topics: tuple[TopicSpec, ...]
+) -> None:
+    """`demographics doctor` as the operator has a finding on every part, and is refused none."""
+    with closing(connect("aggregate").consumer(PREDICTIONS, group="aggregator")) as consumer:
+        consumer.poll(1.0, 10)
+    settings = Settings(kafka=settings_of(server, certificates, "operator"))
+    findings = KafkaFindings(settings)
+    try:
+        parts = (findings.brokers, findings.topics, findings.groups, findings.clock, findings.disks)
+        found = {part.__name__: list(part()) for part in parts}
+    finally:
+        findings.close()
+    assert all(found.values())
+    assert all(one.state in {State.OK, State.WARNING} for each in found.values() for one in each), found
 
 
 def sends(topic: str) -> Callable[[KafkaBus], None]:

@@ -84,10 +84,12 @@ demographics-{{ $name }}:{{ (index .root.Values .service).imageTag | default .ro
 {{- if hasPrefix "SASL" $values.kafka.securityProtocol }}
 - name: DEMOGRAPHICS_KAFKA__SASL_MECHANISM
   value: {{ $values.kafka.saslMechanism }}
-- name: DEMOGRAPHICS_KAFKA__USERNAME
-  valueFrom: {secretKeyRef: {name: {{ include "demographics.kafkaSecret" .root }}, key: {{ $values.kafka.credentials.usernameKey }}}}
-- name: DEMOGRAPHICS_KAFKA__PASSWORD
-  valueFrom: {secretKeyRef: {name: {{ include "demographics.kafkaSecret" .root }}, key: {{ $values.kafka.credentials.passwordKey }}}}
+{{- range $name, $key := dict "USERNAME" $values.kafka.credentials.usernameKey "PASSWORD" $values.kafka.credentials.passwordKey }}
+{{- if not (hasKey $own.secrets (printf "DEMOGRAPHICS_KAFKA__%s" $name)) }}     {{- /* a service may have a user of its own */}}
+- name: DEMOGRAPHICS_KAFKA__{{ $name }}
+  valueFrom: {secretKeyRef: {name: {{ include "demographics.kafkaSecret" $.root }}, key: {{ $key }}}}
+{{- end }}
+{{- end }}
 {{- end }}
 {{- if eq .service "aggregator" }}
 - name: DEMOGRAPHICS_REDIS__URL
