@@ -21,7 +21,7 @@ _UNSURE: Final = 1 - _SURE
 _sequence: Final = attrgetter("sequence")
 
 
-class Evidence(Struct, frozen=True, array_like=True):
+class Evidence(Struct, frozen=True, array_like=True, gc=False):
     """What one crop said."""
 
     sequence: int
@@ -31,7 +31,7 @@ class Evidence(Struct, frozen=True, array_like=True):
     p_ethnicity: tuple[float, ...] | None
 
 
-class Cell(Struct, frozen=True, array_like=True):
+class Cell(Struct, frozen=True, array_like=True, gc=False):
     """What is counted: a label per attribute, `unknown` for too little evidence, empty where the attribute is off.
 
     Gender and age band say `unknown` even where they are off: that is what tells who could not be told from who could.

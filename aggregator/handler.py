@@ -22,12 +22,15 @@ from aggregator.windows import MOST_AHEAD_S
 from pipeline import telemetry as metrics
 from pipeline.bus import Record, Span, TopicPartition
 from pipeline.errors import InvalidMessage
-from pipeline.messages import CameraStatus, Message, Prediction, TrackEnded, connection_of, decode
+from pipeline.messages import CameraStatus, Prediction, TrackEnded, connection_of, decode
 from pipeline.telemetry import Telemetry
 
 log = structlog.get_logger()
 
 IDLE_CHECK_S: Final = 5.0
+
+Counted = Prediction | TrackEnded | CameraStatus
+"""What the topic of predictions is for."""
 
 
 @dataclass
@@ -87,10 +90,12 @@ class CountingHandler:
 
         Raises TransportError: repeat the call.
         """
-        by_partition: defaultdict[TopicPartition, list[Record]] = defaultdict(list)
+        by_partition: defaultdict[int, list[Record]] = defaultdict(list)
         for record in records:
-            by_partition[record.topic_partition].append(record)
-        return frozenset(owned for owned, mine in by_partition.items() if not self._apply(owned.partition, mine))
+            by_partition[record.partition].append(record)
+        return frozenset(
+            mine[0].topic_partition for partition, mine in by_partition.items() if not self._apply(partition, mine)
+        )
 
     def idle(
         self, assignment: frozenset[TopicPartition], lag: Callable[[TopicPartition], int]
@@ -196,8 +201,8 @@ class CountingHandler:
             offset = record.offset + 1
         return fresh, True
 
-    def _decode(self, records: list[Record]) -> list[Message]:
-        messages: list[Message] = []
+    def _decode(self, records: list[Record]) -> list[Counted]:
+        messages: list[Counted] = []
         letters = 0
         for record in records:
             try:
@@ -209,15 +214,13 @@ class CountingHandler:
             self._settle()  # before the position moves past them
         return messages
 
-    def _observe(self, held: _Held, messages: list[Message], step: Step, records: list[Record]) -> None:
+    def _observe(self, held: _Held, messages: list[Counted], step: Step, records: list[Record]) -> None:
         now = self._clock()
         tell = self._telemetry.observe_all
         tell(metrics.BUS_TO_COUNT, [max(0.0, now - record.timestamp) for record in records])
         captured = [message.captured_at for message in messages if isinstance(message, Prediction)]
         tell(metrics.CAPTURE_TO_COUNT, [max(0.0, now - at) for at in captured])
-        for message in messages:
-            if isinstance(message, (Prediction, TrackEnded, CameraStatus)):
-                held.heard[message.camera_id] = now
+        held.heard.update(dict.fromkeys({message.camera_id for message in messages}, now))
         self._telemetry.add(metrics.APPLIED, len(records))
         self._telemetry.add(metrics.DUPLICATES, step.duplicates)
         self._telemetry.add(metrics.TOO_LATE, step.too_late)
@@ -227,19 +230,19 @@ class CountingHandler:
             self._on_closed(step.closed)
 
 
-def _decode_one(record: Record) -> Message:
+def _decode_one(record: Record) -> Counted:
     """Decode a record of the topic of predictions. Raises InvalidMessage.
 
     One event far in the future would move its camera's clock there, and leave behind every track that comes after.
     """
     message = decode(record.value, record.headers)
     latest = record.timestamp + MOST_AHEAD_S
-    if isinstance(message, CameraStatus):
-        return message
     if isinstance(message, Prediction):
-        ahead = max(message.captured_at, message.first_seen) > latest
+        ahead = message.captured_at > latest or message.first_seen > latest
     elif isinstance(message, TrackEnded):
-        ahead = max(message.last_seen, message.first_seen) > latest
+        ahead = message.last_seen > latest or message.first_seen > latest
+    elif isinstance(message, CameraStatus):
+        return message
     else:
         raise InvalidMessage("malformed", f"a {type(message).__name__} is not for this topic")
     if ahead or connection_of(message.track_id) > latest:

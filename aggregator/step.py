@@ -133,12 +133,12 @@ def advance(tracks: Tracks, messages: Iterable[Message], config: CountingConfig)
     """Take in the next *messages* of a partition, in order; moves *tracks* on."""
     step = Step()
     for message in messages:
-        if isinstance(message, CameraStatus):
-            step.changes.cameras[message.camera_id] = message
-        elif isinstance(message, Prediction):
+        if isinstance(message, Prediction):
             _take_in(step, tracks, message, message.captured_at, config)
         elif isinstance(message, TrackEnded):
             _take_in(step, tracks, message, message.last_seen, config)
+        elif isinstance(message, CameraStatus):
+            step.changes.cameras[message.camera_id] = message
     for key in step.unsettled:
         state = tracks.get(key)
         assert state is not None, "an open track is not forgotten"
@@ -208,7 +208,7 @@ def _hear(step: Step, tracks: Tracks, state: TrackState | None, prediction: Pred
     state = state or TrackState(
         prediction.site, prediction.camera_id, prediction.track_id, prediction.first_seen, prediction.captured_at
     )
-    if state.closed or any(item.sequence == prediction.sequence for item in state.evidence):
+    if state.closed or prediction.sequence in [item.sequence for item in state.evidence]:
         step.duplicates += 1
         return
     evidence = (*state.evidence, evidence_of(prediction, config.attributes))

@@ -31,7 +31,7 @@ class Position(NamedTuple):
     revision: int
 
 
-class TrackState(Struct, frozen=True, array_like=True):
+class TrackState(Struct, frozen=True, array_like=True, gc=False):
     """One track as far as it is known. A closed one is remembered for a while, to tell repeats."""
 
     site: str
@@ -47,7 +47,7 @@ class TrackState(Struct, frozen=True, array_like=True):
 TrackKey = tuple[str, int]
 
 
-class CameraClock(Struct, frozen=True, array_like=True):
+class CameraClock(Struct, frozen=True, array_like=True, gc=False):
     """How far a camera's evidence has come, in event time: what is idle and what is too old is judged by it.
 
     A new connection anchors its clock anew, and a film that is read again begins before it ended: so each connection has its

@@ -20,7 +20,7 @@ import structlog
 from pipeline.bus import CAMERAS, Bus, Record, TopicPartition
 from pipeline.cameras import Camera, camera_of, clear_secrets, references, repeated_ids
 from pipeline.errors import ConfigError, InvalidMessage, TransportError
-from pipeline.messages import headers, verify
+from pipeline.messages import CHECKSUM_HEADER, headers, verify
 from pipeline.redaction import redact
 
 log = structlog.get_logger()
@@ -94,7 +94,7 @@ def _take(entries: dict[str, Entry], record: Record) -> None:
         entries.pop(name, None)
         return
     try:
-        verify(record.value, record.headers)
+        verify(record.value, dict(record.headers).get(CHECKSUM_HEADER))
         entries[name] = {**_decode(record.value), "id": name}
     except (InvalidMessage, msgspec.DecodeError):
         log.error("camera_record_unreadable", camera=redact(name), partition=record.partition, offset=record.offset)  # noqa: TRY400

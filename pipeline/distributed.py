@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 from typing import Final, TypeVar
 
@@ -50,6 +51,12 @@ def open_bus(settings: KafkaSettings, client_id: str, telemetry: Telemetry | Non
         heartbeat_interval_s=min(3.0, settings.session_timeout_s / 3),
         on_stall=stalled,
     )
+
+
+def keep_for_good() -> None:
+    """Take what there is now, modules and models, out of the garbage collector's rounds: it stays for as long as the process."""
+    gc.collect()
+    gc.freeze()
 
 
 class Startup:
@@ -101,6 +108,7 @@ class Startup:
         """Say that the service does its work; *problems* says from now on whether it still can."""
         self._waiting = None
         self._problems = problems
+        keep_for_good()
         log.info("service_ready", service=self._service)
 
     def close(self) -> None:
