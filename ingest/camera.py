@@ -26,6 +26,7 @@ from ingest.frames import FrameGate, MotionGate, reduced
 from ingest.outbox import Outbox, SharedProducer
 from ingest.pictures import Gallery
 from ingest.quality import QualityBar
+from ingest.regions import Region, regions, search
 from ingest.rules import Rule
 from ingest.selection import SelectionConfig
 from ingest.source import Frame, NewestWins, Patience, Source
@@ -52,6 +53,7 @@ log = structlog.get_logger()
 
 LAST_WORDS_S: Final = 10.0
 REPEATED_S: Final = 3.0  # a picture that repeats for longer is a camera that hangs, not a person who stands still
+FORESEEN_S: Final = 0.5  # for no longer is it known where somebody who walks should be
 MOST_LEFT_BEHIND: Final = 4  # threads that hang within a library; more of them would be a leak
 
 
@@ -121,6 +123,7 @@ class _Eye:
     gate: FrameGate = field(default_factory=FrameGate)
     motion: MotionGate = field(default_factory=MotionGate)
     known: Sequence[FaceBox] = ()  # the faces of the last picture
+    partial: int = 0  # looks since the whole picture was searched
     searched_at: float | None = None
     blind: bool = True  # since the last look nothing was to be seen: at first, for as long as the connection was lost
 
@@ -361,7 +364,7 @@ class CameraLoop:
                 self._telemetry.add(metrics.STILL, **self._labels)
                 continue
             image = frame.image()
-            faces = self._search(eye, image, frame)
+            faces = self._search(eye, view, image, frame)
             if faces is None:
                 eye.blind = True
                 continue
@@ -388,7 +391,7 @@ class CameraLoop:
             return False
         return 0 <= frame.captured_at - eye.searched_at < self._settings.still_s
 
-    def _search(self, eye: _Eye, image: Image, frame: Frame) -> Sequence[FaceBox] | None:
+    def _search(self, eye: _Eye, view: View, image: Image, frame: Frame) -> Sequence[FaceBox] | None:
         """Find the faces of a picture, or None where it shows nothing that can be relied on."""
         fault = eye.gate.judge(image, frame.captured_at, corrupt=frame.corrupt)
         if fault:
@@ -400,8 +403,21 @@ class CameraLoop:
         if fault:
             return None
         with self._telemetry.timed(metrics.DETECTION_SECONDS):
-            eye.known = self._found(eye.detector.detect(image))
+            eye.known = self._found(self._detect(eye, view, image, frame.captured_at))
         return eye.known
+
+    def _detect(self, eye: _Eye, view: View, image: Image, at: float) -> Sequence[FaceBox]:
+        """Search the whole picture, or, in between, only where the people who are followed should be."""
+        around: list[Region] = []
+        max_side_px = self.camera.max_side_px or self._settings.max_side_px
+        foreseen = not eye.blind and view.last_at is not None and at - view.last_at < FORESEEN_S
+        if foreseen and eye.partial + 1 < self._settings.full_look_every:
+            around = regions(view.tracker.tracks, at, (image.shape[1], image.shape[0]), max_side_px)
+        if not around:
+            eye.partial = 0
+            return eye.detector.detect(image)
+        eye.partial += 1
+        return search(eye.detector, image, around, max_side_px)
 
     def _found(self, faces: Sequence[FaceBox]) -> Sequence[FaceBox]:
         self._telemetry.add(metrics.FRAMES_DETECTED, **self._labels)

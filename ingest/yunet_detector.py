@@ -49,13 +49,23 @@ MOST_FACES: Final = 500
 
 def shrunk(image: Image, max_side_px: int) -> Image:
     """Give *image* as it is searched: no side longer than *max_side_px*. Its cost goes with the pixels."""
-    height, width = image.shape[:2]
-    scale = min(1.0, max_side_px / max(height, width))
+    return scaled(image, scale_of(image.shape, max_side_px))
+
+
+def scale_of(shape: tuple[int, ...], max_side_px: int) -> float:
+    """Say how much smaller a picture of *shape* is searched: 1 where it is small enough as it is."""
+    return min(1.0, max_side_px / max(shape[:2]))
+
+
+def scaled(image: Image, scale: float) -> Image:
+    """Make *image* smaller by *scale*, 0..1."""
     if scale == 1.0:
         return image
+    height, width = image.shape[:2]
     # INTER_AREA costs four times as much and finds no more faces; below half size linear would alias.
     method = cv2.INTER_LINEAR if scale >= 0.5 else cv2.INTER_AREA
-    return np.asarray(cv2.resize(image, (round(width * scale), round(height * scale)), interpolation=method), np.uint8)
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    return np.asarray(cv2.resize(image, size, interpolation=method), np.uint8)
 
 
 def face_boxes(rows: NDArray[np.float32], shape: tuple[int, ...], searched: tuple[int, ...]) -> list[FaceBox]:

@@ -179,6 +179,12 @@ class IngestSettings(_Section):
         description="what finds the faces; auto: onnxruntime, which is faster, and opencv for a YuNet file that it cannot run",
     )
     detector_model: Path | None = Field(None, description="another YuNet file; empty: the one that is shipped")
+    full_look_every: int = Field(
+        1,
+        ge=1,
+        le=8,
+        description="one look in so many searches the whole picture; those between only around the people who are followed",
+    )
     least_detect_fps: float = Field(
         1, gt=0, le=60, description="a worker that cannot keep up searches each camera less often, down to this"
     )

@@ -26,6 +26,7 @@ from ingest.camera import CameraLoop
 from ingest.detector import Image
 from ingest.fleet import Fleet
 from ingest.source import Frame
+from ingest.step import View
 from pipeline.bus import FACE_CROPS
 from pipeline.cameras import Camera
 from pipeline.manifest import DEFAULT_MODEL, load_manifest
@@ -368,10 +369,10 @@ class Overload:
 
         search = CameraLoop._search
 
-        def noted(loop: CameraLoop, eye: Any, image: Image, frame: Frame) -> Any:
+        def noted(loop: CameraLoop, eye: Any, view: View, image: Image, frame: Frame) -> Any:
             overload.ages.append(overload.newest - frame.captured_at)
             time.sleep(overload.search_s)
-            return search(loop, eye, image, frame)
+            return search(loop, eye, view, image, frame)
 
         monkeypatch.setattr("ingest.fleet.AvSource", SlowSource)
         monkeypatch.setattr(CameraLoop, "_search", noted)
