@@ -228,7 +228,7 @@ class IngestSettings(_Section):
         5, gt=0, le=120, description="a connection that gives no picture for this long is given up, whatever it says"
     )
     max_fps: float = Field(120, gt=0, le=1000, description="a camera that sends more frames a second is out of order")
-    max_backoff_s: float = Field(4, gt=0, le=600, description="longest wait between two attempts to reconnect")
+    max_backoff_s: float = Field(3, gt=0, le=600, description="longest wait between two attempts to reconnect")
     refused_backoff_s: float = Field(
         30, gt=0, le=3600, description="longest wait after a camera refused the password: too many attempts lock it"
     )

@@ -92,7 +92,7 @@ def image_environment(target: str) -> dict[str, str]:
         for line in re.findall(r"^ENV (.*?(?:\\\n.*?)*)$", text, flags=re.MULTILINE):
             for key, value in re.findall(r"([A-Z_]+)=(\S+)", line):
                 found.setdefault(key, value)
-    return {key: value for key, value in found.items() if key not in {"PATH", "HOME", "KERAS_HOME"}}
+    return {key: value for key, value in found.items() if key not in {"PATH", "HOME", "KERAS_HOME", "XDG_CACHE_HOME"}}
 
 
 @pytest.fixture

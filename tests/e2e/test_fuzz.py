@@ -280,7 +280,9 @@ def test_a_hundred_thousand_damaged_records_harm_nobody() -> None:
     by_reason = Counter(told.values())
     taken = sum(said.damaged and where not in told for where, said in verdicts.items())
     assert 0 < taken < BAD / 10
-    assert set(by_reason) == set(InvalidMessage.REASONS)
+    assert set(by_reason) == set(InvalidMessage.REASONS) - {
+        "key"
+    }  # which is of sealed crops: tests/pipeline/test_sealing.py
 
     # Nothing is neither: what inference has not refused has come on to the aggregator, sealed anew.
     handled = {name: _records(telemetry) for name, telemetry in own.items()}

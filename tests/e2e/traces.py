@@ -8,6 +8,9 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
+import cv2
+import numpy as np
+
 JPEG: Final = b"\xff\xd8\xff"
 PNG: Final = b"\x89PNG\r\n"
 _AS_TEXT: Final = (
@@ -48,6 +51,13 @@ def pictures(data: bytes) -> list[str]:
     if any(form in data if isinstance(form, bytes) else form.search(data) for form in _AS_TEXT):
         found.append("a JPEG as text")
     return [*found, *(match[0].decode() for match in _FIELDS.finditer(data))]
+
+
+def hidden_pictures(data: bytes) -> list[str]:
+    """Say which pictures that open are among the weights of a network, of which a few may look like the start of one."""
+    starts = [match.start() for magic in (JPEG, PNG) for match in re.finditer(re.escape(magic), data)]
+    opened = [cv2.imdecode(np.frombuffer(data[at:], np.uint8), cv2.IMREAD_COLOR) for at in starts]
+    return ["a picture among weights" for picture in opened if picture is not None]
 
 
 def secrets(data: bytes, words: Iterable[str]) -> list[str]:
