@@ -11,12 +11,16 @@ Names hold no '|' (see messages.Name), nor do labels.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
+from typing import Final
 
 from aggregator.store import DWELL_BUCKETS_S, Bucket, Changes, Passages, Place, PlaceCell, Tally
 from aggregator.windows import Retention
+
+_DWELL_LABELS: Final = (*map(str, DWELL_BUCKETS_S), "inf")
 
 
 @lru_cache(maxsize=16384)  # a camera has some eighty cells; they come again and again
@@ -55,17 +59,23 @@ def total_deltas(changes: Changes) -> Counter[str]:
 
 def dwell_bucket(seconds: float) -> str:
     """Name the bucket that a dwell falls into, by its upper bound."""
-    return next((str(bound) for bound in DWELL_BUCKETS_S if seconds <= bound), "inf")
+    return _DWELL_LABELS[bisect_left(DWELL_BUCKETS_S, seconds)]
+
+
+@lru_cache(maxsize=65536)  # the same fields at every scrape
+def _parts(field: str) -> tuple[str, Place, tuple[str, ...]]:
+    kind, site, camera, *labels = field.split("|")
+    return kind, Place(site, camera), tuple(labels)
 
 
 def passages(counts: Mapping[str, int]) -> dict[Place, Passages]:
     """Read what passages add up to back from the totals."""
     found: dict[Place, Passages] = {}
     for field, amount in counts.items():
-        kind, site, camera, *labels = field.split("|")
+        kind, place, labels = _parts(field)
         if kind not in {"x", "d", "t"} or not amount:
             continue
-        said = found.setdefault(Place(site, camera), Passages())
+        said = found.setdefault(place, Passages())
         if kind == "d":
             said.dwell[labels[0]] += amount
         elif kind == "t":
@@ -81,15 +91,15 @@ def tallies(counts: Mapping[str, int]) -> dict[Place, Tally]:
     """Read summed fields back; what has come to zero is left out."""
     found: dict[Place, Tally] = {}
     for field, amount in counts.items():
-        kind, site, camera, *labels = field.split("|")
+        kind, place, labels = _parts(field)
         if not amount or kind not in {"p", "e"}:
             continue
-        place = Place(site, camera)
         tally = found.get(place)
         if tally is None:
             tally = found[place] = Tally(Counter(), Counter())
         if kind == "p":
-            tally.people[(labels[0], labels[1])] += amount
+            gender, age_band = labels
+            tally.people[gender, age_band] += amount
         else:
             tally.ethnicity[labels[0]] += amount
     return found

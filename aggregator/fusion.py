@@ -91,7 +91,9 @@ def fuse(
         if item.p_female is None:
             has_gender = False
         else:
-            odds += quality * _logit(item.p_female)
+            p = item.p_female
+            p = _UNSURE if p < _UNSURE else min(p, _SURE)
+            odds += quality * log(p / (1 - p))
         if item.p_ethnicity is None:
             has_ethnicity = False
         else:
@@ -111,8 +113,3 @@ def fuse(
         age,
         p_female,
     )
-
-
-def _logit(p: float) -> float:
-    bounded = min(max(p, _UNSURE), _SURE)
-    return log(bounded / (1 - bounded))

@@ -14,6 +14,7 @@ import heapq
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
+from math import inf
 from typing import NamedTuple
 
 from msgspec import UNSET
@@ -93,7 +94,8 @@ class Tracks:
             heapq.heappush(self._closed[camera], (state.last_seen, track))
         else:
             self._open[camera][track] = state
-            self._idle_from[camera] = min(self._idle_from.get(camera, state.last_seen), state.last_seen)
+            if state.last_seen < self._idle_from.get(camera, inf):
+                self._idle_from[camera] = state.last_seen
 
     def open(self, cameras: Collection[str] | None = None) -> list[TrackState]:
         """List the open tracks, of all cameras or of those named."""
