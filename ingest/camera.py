@@ -381,7 +381,9 @@ class CameraLoop:
             self._take(result)
             self._flush(stop)
             if self.camera.live:
-                eye.cadence.feel(time.time() - frame.captured_at, time.monotonic())
+                age_s = time.time() - frame.captured_at
+                eye.cadence.feel(age_s, time.monotonic())
+                self._telemetry.observe(metrics.PICTURE_AGE, max(0.0, age_s))
                 self._telemetry.set(metrics.DETECT_FPS, eye.cadence.fps, **self._labels)
 
     def _still(self, eye: _Eye, view: View, frame: Frame) -> bool:

@@ -266,6 +266,14 @@ FACE_SIZE = Metric(
 DETECTION_SECONDS = Metric(
     "demographics_detection_seconds", "histogram", "Time to find the faces of one frame.", "ingest", (), _FAST
 )
+PICTURE_AGE = Metric(
+    "demographics_picture_age_seconds",
+    "histogram",
+    "How old a live picture is once its faces are known: more than a moment is overload.",
+    "ingest",
+    (),
+    _SLOW,
+)
 
 # --- inference ------------------------------------------------------------------------------------------------------------
 INFERENCE_SECONDS = Metric(

@@ -429,6 +429,7 @@ def how_it_flows() -> list[Graph]:
         ("B", "bus_to_prediction", "Kafka to prediction"),
         ("C", "bus_to_count", "prediction to count"),
         ("D", "capture_to_count", "all of it"),
+        ("E", "picture_age", "picture to its faces"),
     )
     return [
         lines(
