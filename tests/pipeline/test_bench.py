@@ -64,7 +64,12 @@ def test_a_page_without_marks_is_left_alone(tmp_path: Path) -> None:
 
 def test_the_plot_is_a_picture(tmp_path: Path) -> None:
     """With rows that have no peer and no limit among them."""
-    page.plot([RATE, TIME, Row("bus", "alone", 1.0, "crops/s")], tmp_path / "plot.png")
+    grown = [
+        Row("growth", f"{n} cameras of 1080p25: {what}", 5.0, "looks/s")
+        for n in (1, 2)
+        for what in ("cost of each", "searched")
+    ]
+    page.plot([RATE, TIME, Row("bus", "alone", 1.0, "crops/s"), *grown], tmp_path / "plot.png")
     assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
 
 
