@@ -48,6 +48,11 @@ ingest:
     DEMOGRAPHICS_KAFKA__USERNAME: {secretName: kafka-ingest, key: username}
     DEMOGRAPHICS_KAFKA__PASSWORD: {secretName: kafka-ingest, key: password}
 inference: {secrets: {DEMOGRAPHICS_LOG_LEVEL: {secretName: more, key: level}}, affinity: {nodeAffinity: {}}}
+doctor:
+  secrets:
+    DEMOGRAPHICS_KAFKA__USERNAME: {secretName: kafka-operator, key: username}
+    DEMOGRAPHICS_KAFKA__PASSWORD: {secretName: kafka-operator, key: password}
+    DEMOGRAPHICS_REDIS__URL: {secretName: redis-operator, key: url}
 priorityClassName: high
 podAnnotations: {a: b}
 podLabels: {c: d}
@@ -246,6 +251,13 @@ def test_a_service_may_have_a_user_of_its_own_on_kafka(folder: Path) -> None:
         given = environment_of(deployment["spec"]["template"]["spec"])
         whose = given["DEMOGRAPHICS_KAFKA__USERNAME"]["valueFrom"]["secretKeyRef"]["name"]
         assert whose == ("kafka-ingest" if service == "ingest" else "kafka-user")
+
+
+def test_doctor_may_be_the_operator(folder: Path) -> None:
+    """Who sees more than any service may: groups, brokers' disks, how Redis is."""
+    given = environment_of(of_kind(rendered(folder, "secured"), "Pod")["doctor"]["spec"])
+    for name in ("KAFKA__USERNAME", "KAFKA__PASSWORD", "REDIS__URL"):
+        assert given[f"DEMOGRAPHICS_{name}"]["valueFrom"]["secretKeyRef"]["name"].endswith("-operator")
 
 
 def test_secrets_are_references(folder: Path) -> None:

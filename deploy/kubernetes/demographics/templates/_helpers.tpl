@@ -54,10 +54,11 @@ demographics-{{ $name }}:{{ (index .root.Values .service).imageTag | default .ro
 {{- include "demographics.wanted" (dict "root" . "enabled" .Values.autoscaling.enabled "api" "keda.sh/v1alpha1") -}}
 {{- end -}}
 
-{{- /* The settings of a service, secrets by reference; dict "root" . "service" "ingest" */ -}}
+{{- /* The settings of a service, secrets by reference; dict "root" . "service" "ingest", and "secrets" where they are others than the service's */ -}}
 {{- define "demographics.env" -}}
 {{- $values := .root.Values -}}
 {{- $own := index $values .service -}}
+{{- $secrets := ternary .secrets $own.secrets (hasKey . "secrets") -}}
 {{- $settings := mergeOverwrite (dict
       "DEMOGRAPHICS_DRAIN_S" (toString $values.drainSeconds)
       "DEMOGRAPHICS_KAFKA__BOOTSTRAP_SERVERS" $values.kafka.bootstrapServers
@@ -77,7 +78,7 @@ demographics-{{ $name }}:{{ (index .root.Values .service).imageTag | default .ro
 - name: {{ $name }}
   value: {{ toString $value | quote }}
 {{- end }}
-{{- range $name, $secret := $own.secrets }}
+{{- range $name, $secret := $secrets }}
 - name: {{ $name }}
   valueFrom: {secretKeyRef: {name: {{ $secret.secretName }}, key: {{ $secret.key }}}}
 {{- end }}
@@ -85,13 +86,13 @@ demographics-{{ $name }}:{{ (index .root.Values .service).imageTag | default .ro
 - name: DEMOGRAPHICS_KAFKA__SASL_MECHANISM
   value: {{ $values.kafka.saslMechanism }}
 {{- range $name, $key := dict "USERNAME" $values.kafka.credentials.usernameKey "PASSWORD" $values.kafka.credentials.passwordKey }}
-{{- if not (hasKey $own.secrets (printf "DEMOGRAPHICS_KAFKA__%s" $name)) }}     {{- /* a service may have a user of its own */}}
+{{- if not (hasKey $secrets (printf "DEMOGRAPHICS_KAFKA__%s" $name)) }}     {{- /* a service may have a user of its own */}}
 - name: DEMOGRAPHICS_KAFKA__{{ $name }}
   valueFrom: {secretKeyRef: {name: {{ include "demographics.kafkaSecret" $.root }}, key: {{ $key }}}}
 {{- end }}
 {{- end }}
 {{- end }}
-{{- if eq .service "aggregator" }}
+{{- if and (eq .service "aggregator") (not (hasKey $secrets "DEMOGRAPHICS_REDIS__URL")) }}
 - name: DEMOGRAPHICS_REDIS__URL
 {{- if $values.redis.secretName }}
   valueFrom: {secretKeyRef: {name: {{ $values.redis.secretName }}, key: {{ $values.redis.secretKey }}}}
