@@ -19,6 +19,7 @@ from deploy.grafana.dashboards import DASHBOARDS, WINDOWS, stale
 from deploy.grafana.panels import SOURCE
 from deploy.grafana.render import render_all
 from pipeline import telemetry
+from pipeline.bus import FACE_CROPS
 from pipeline.http import HttpServer, make_app
 from pipeline.messages import CameraStatus
 from pipeline.settings import Settings
@@ -167,6 +168,8 @@ class Watched:
         for metric in telemetry.declared():
             for reason in metric.reasons or ("",) if not metric.collected else ():
                 labels = {label: values.get(label, reason) for label in metric.labels}
+                if metric is telemetry.TOPIC_RETENTION:  # what is promised of one topic only
+                    labels["topic"] = FACE_CROPS
                 if metric.kind == "counter":
                     self.telemetry.add(metric, **labels)
                 elif metric.kind == "gauge":
