@@ -152,7 +152,7 @@ _FIELDS: Final[dict[bytes, tuple[dict[bytes, Check], dict[bytes, Check]]]] = {
             **_WHOSE, b"sequence": _integer(1024), b"first_seen": _SECONDS, b"captured_at": _SECONDS, b"quality": _RATIO,
             b"jpeg": lambda value: type(value) is bytes,
         },
-        _SITE,
+        {**_SITE, b"sealed_with": lambda value: _text(value) and re.fullmatch(rb"[A-Za-z0-9_.-]{1,32}", value.raw) is not None},
     ),
     b"track_ended": (
         {**_WHOSE, b"first_seen": _SECONDS, b"last_seen": _SECONDS, b"crops": _COUNT},
@@ -205,6 +205,8 @@ def reason_to_refuse(record: Record, side_px: int) -> str | None:
     if needed.keys() - there or not all(_fits({**needed, **allowed}, key.raw, value) for key, value in body.items):
         return "malformed"
     fields = {key.raw: value for key, value in body.items}
+    if b"sealed_with" in fields and tags[0] == b"face_crop":
+        return "key"  # those who read here have none
     if tags[0] == b"face_crop" and not _is_crop(fields[b"jpeg"], side_px):
         return "image"
     if (

@@ -45,19 +45,22 @@ _SKIPPED: Final = {
 }
 
 
-def pictures(data: bytes) -> list[str]:
-    """Say which forms of a picture, or of what would be needed to find somebody again, are in *data*."""
-    found = [name for name, magic in (("JPEG", JPEG), ("PNG", PNG)) if magic in data]
+def pictures(data: bytes, *, weights: bool = False) -> list[str]:
+    """Say which forms of a picture, or of what would be needed to find somebody again, are in *data*.
+
+    Among the *weights* of a network a few bytes may look like the start of a picture: there it must open, too.
+    """
+    found = [
+        name for name, magic in (("JPEG", JPEG), ("PNG", PNG)) if magic in data and (not weights or _opens(data, magic))
+    ]
     if any(form in data if isinstance(form, bytes) else form.search(data) for form in _AS_TEXT):
         found.append("a JPEG as text")
     return [*found, *(match[0].decode() for match in _FIELDS.finditer(data))]
 
 
-def hidden_pictures(data: bytes) -> list[str]:
-    """Say which pictures that open are among the weights of a network, of which a few may look like the start of one."""
-    starts = [match.start() for magic in (JPEG, PNG) for match in re.finditer(re.escape(magic), data)]
-    opened = [cv2.imdecode(np.frombuffer(data[at:], np.uint8), cv2.IMREAD_COLOR) for at in starts]
-    return ["a picture among weights" for picture in opened if picture is not None]
+def _opens(data: bytes, magic: bytes) -> bool:
+    starts = (match.start() for match in re.finditer(re.escape(magic), data))
+    return any(cv2.imdecode(np.frombuffer(data[at:], np.uint8), cv2.IMREAD_COLOR) is not None for at in starts)
 
 
 def secrets(data: bytes, words: Iterable[str]) -> list[str]:

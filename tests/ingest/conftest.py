@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final
 
 import av
+import cv2
 import numpy as np
 import pytest
 from hypothesis import settings
@@ -206,6 +207,16 @@ def numbered_film(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def cast() -> tuple[CastMember, ...]:
     """Load the sixteen faces that come with the demo."""
     return load_cast()
+
+
+def crowd(members: Sequence[CastMember], places: Sequence[tuple[int, int]], side_px: int) -> Image:
+    """Draw faces into a grey picture of 1280x720, their upper left corners at *places*."""
+    image = np.full((720, 1280, 3), 128, np.uint8)
+    for member, (x, y) in zip(members, places, strict=True):
+        image[y : y + side_px, x : x + side_px] = cv2.resize(
+            member.face, (side_px, side_px), interpolation=cv2.INTER_AREA
+        )
+    return image
 
 
 @pytest.fixture(scope="session")

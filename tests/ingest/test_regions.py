@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-import cv2
 import numpy as np
 import pytest
 from hypothesis import given
@@ -12,9 +9,10 @@ from hypothesis import strategies as st
 
 from demo.composer import CastMember
 from ingest.detection import open_detection
-from ingest.detector import FaceBox, Image
+from ingest.detector import FaceBox
 from ingest.regions import MOST, Region, regions, search
 from ingest.tracker import Track
+from tests.ingest.conftest import crowd
 
 SIZE = (1280, 720)
 FACE_PX = 120
@@ -29,16 +27,6 @@ def box(left: float, top: float, side: float) -> FaceBox:
 def track(left: float, top: float, side: float, velocity: tuple[float, float] = (0.0, 0.0)) -> Track:
     """Give somebody who was seen at 0."""
     return Track(0, box(left, top, side), 0.0, 0.0, velocity=np.array(velocity))
-
-
-def crowd(members: Sequence[CastMember]) -> Image:
-    """Draw eight faces into a grey picture, at PLACES."""
-    image = np.full((SIZE[1], SIZE[0], 3), 128, np.uint8)
-    for member, (x, y) in zip(members, PLACES, strict=True):
-        image[y : y + FACE_PX, x : x + FACE_PX] = cv2.resize(
-            member.face, (FACE_PX, FACE_PX), interpolation=cv2.INTER_AREA
-        )
-    return image
 
 
 people = st.lists(
@@ -85,7 +73,7 @@ def test_who_has_left_the_picture_is_not_looked_for() -> None:
 @pytest.mark.parametrize("max_side_px", [320, 640, 1280])
 def test_faces_are_found_where_a_full_look_finds_them(cast: tuple[CastMember, ...], max_side_px: int) -> None:
     """The same boxes and landmarks, to a twelfth of a face; nobody else, and nobody twice."""
-    image, detector = crowd(cast[:8]), open_detection("auto")(max_side_px)
+    image, detector = crowd(cast[:8], PLACES, FACE_PX), open_detection("auto")(max_side_px)
     whole = sorted(detector.detect(image), key=lambda face: face.xyxy)
     assert len(whole) == len(PLACES)
     followed = [Track(n, whole[n], 0.0, 0.0, velocity=np.zeros(2)) for n in (0, 5)]  # none beside another
@@ -101,7 +89,7 @@ def test_faces_are_found_where_a_full_look_finds_them(cast: tuple[CastMember, ..
 
 def test_a_face_that_a_region_cuts_through_is_left_to_the_next_full_look(cast: tuple[CastMember, ...]) -> None:
     """Half a face has its middle elsewhere: the tracker would take it for a move. At the picture's edge it is all there is."""
-    image, detector = crowd(cast[:8]), open_detection("auto")(1280)
+    image, detector = crowd(cast[:8], PLACES, FACE_PX), open_detection("auto")(1280)
     x, y = PLACES[1]
     cut = (x - 150, y - 60, x + FACE_PX * 3 // 4, y + FACE_PX + 60)
     part = image[cut[1] : cut[3], cut[0] : cut[2]]

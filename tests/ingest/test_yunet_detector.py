@@ -18,12 +18,13 @@ from hypothesis import strategies as st
 
 from demo.composer import CastMember
 from ingest.detection import open_detection
-from ingest.detector import Detector, FaceBox, Image
+from ingest.detector import Detector, FaceBox
 from ingest.onnx_shapes import with_free_shape
 from ingest.onnxruntime_detector import OnnxruntimeDetector, YunetNetwork
 from ingest.quality import looks_like_a_face
 from ingest.yunet_detector import YUNET_SHA256, YunetDetector, yunet_model
 from pipeline.errors import ConfigError
+from tests.ingest.conftest import crowd
 
 Name = Literal["auto", "onnxruntime", "opencv"]
 NAMES: tuple[Name, ...] = ("opencv", "onnxruntime")
@@ -46,14 +47,6 @@ def installed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 def detector(request: pytest.FixtureRequest) -> Detector:
     """Open each implementation."""
     return open_detection(request.param)(640)
-
-
-def crowd(members: tuple[CastMember, ...]) -> Image:
-    """Draw eight faces of 160 px into a grey picture of 1280x720, at PLACES."""
-    image = np.full((720, 1280, 3), 128, np.uint8)
-    for member, (x, y) in zip(members, PLACES, strict=True):
-        image[y : y + SIDE, x : x + SIDE] = cv2.resize(member.face, (SIDE, SIDE), interpolation=cv2.INTER_AREA)
-    return image
 
 
 def test_the_shipped_model_is_the_released_file() -> None:
@@ -119,7 +112,7 @@ def test_faces_are_found_where_they_are(
     cast: tuple[CastMember, ...], half: slice, max_side_px: int, name: Name
 ) -> None:
     """All eight and no other, in pixels of the picture they were found in, however small it was searched."""
-    found = open_detection(name)(max_side_px).detect(crowd(cast[half]))
+    found = open_detection(name)(max_side_px).detect(crowd(cast[half], PLACES, SIDE))
     assert len(found) == 8
     for x, y in PLACES:
         middle = (x + SIDE / 2, y + SIDE / 2)
@@ -137,13 +130,13 @@ def test_faces_are_found_where_they_are(
 
 def test_the_best_comes_first(cast: tuple[CastMember, ...], detector: Detector) -> None:
     """In order of score."""
-    scores = [face.score for face in detector.detect(crowd(cast[:8]))]
+    scores = [face.score for face in detector.detect(crowd(cast[:8], PLACES, SIDE))]
     assert all(a >= b for a, b in pairwise(scores))
 
 
 def test_one_detector_takes_pictures_of_any_size(cast: tuple[CastMember, ...], detector: Detector) -> None:
     """A camera that changes its resolution, and back."""
-    image = crowd(cast[:8])
+    image = crowd(cast[:8], PLACES, SIDE)
     sizes = [(1280, 720), (640, 360), (1920, 1080), (642, 362), (1280, 720)]
     for width, height in sizes:
         found = detector.detect(np.asarray(cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA), np.uint8))
@@ -157,9 +150,9 @@ def test_what_it_says_of_a_picture_does_not_depend_on_the_one_before(
     cast: tuple[CastMember, ...], detector: Detector
 ) -> None:
     """No state but the size."""
-    image = crowd(cast[:8])
+    image = crowd(cast[:8], PLACES, SIDE)
     first = [face.xyxy for face in detector.detect(image)]
-    detector.detect(crowd(cast[8:]))
+    detector.detect(crowd(cast[8:], PLACES, SIDE))
     assert [face.xyxy for face in detector.detect(image)] == first
 
 
@@ -189,7 +182,7 @@ def test_both_implementations_give_the_same_boxes(cast: tuple[CastMember, ...], 
     opencv, own = YunetDetector(), OnnxruntimeDetector(YunetNetwork())
     noise = np.random.default_rng(width).integers(-20, 21, (720, 1280, 3))
     for half in (slice(0, 8), slice(8, 16)):
-        image = np.clip(crowd(cast[half]) + noise, 0, 255).astype(np.uint8)
+        image = np.clip(crowd(cast[half], PLACES, SIDE) + noise, 0, 255).astype(np.uint8)
         picture = np.asarray(cv2.resize(image, (width, width * 9 // 16), interpolation=cv2.INTER_AREA), np.uint8)
         first, second = opencv.detect(picture), own.detect(picture)
         assert len(first) == len(second) > 0
@@ -222,7 +215,7 @@ def test_what_onnx_runtime_does_not_take_is_opencvs(tmp_path: Path, monkeypatch:
 def test_one_network_serves_many_cameras_at_once(cast: tuple[CastMember, ...]) -> None:
     """Each camera's thread has its own picture; what one is told does not depend on the others."""
     detection = open_detection("onnxruntime")
-    pictures = [crowd(cast[:8]), crowd(cast[8:])]
+    pictures = [crowd(cast[:8], PLACES, SIDE), crowd(cast[8:], PLACES, SIDE)]
     alone = [[face.xyxy for face in detection(640).detect(picture)] for picture in pictures]
     with ThreadPoolExecutor(4) as pool:
         found = list(pool.map(lambda n: detection(640).detect(pictures[n % 2]), range(12)))
