@@ -112,7 +112,7 @@ class Switches:
         self._reader = bus.reader(SWITCHES)
         self._next: dict[TopicPartition, int] = {}
         self._last: dict[str, Switch] = {}
-        self._taken_at: dict[str, float] = {}  # by the log's clock, which is one for all who switch
+        self._lies: dict[str, tuple[int, float]] = {}  # where it lies, and when the log took it
         self._looked_at = 0.0
         try:
             self._look()
@@ -157,10 +157,12 @@ class Switches:
         except msgspec.MsgspecError:
             log.error("switch_unreadable", partition=record.partition, offset=record.offset)  # noqa: TRY400
             return False
-        # After partitions were added, older words on a camera lie in another one than newer ones.
-        if record.timestamp < self._taken_at.get(switch.camera, -math.inf):
+        # After partitions were added, older words on a camera lie in another one than newer ones. Within one the order tells:
+        # a broker's clock may go back.
+        partition, at = self._lies.get(switch.camera, (record.partition, -math.inf))
+        if partition != record.partition and record.timestamp < at:
             return False
-        self._last[switch.camera], self._taken_at[switch.camera] = switch, record.timestamp
+        self._last[switch.camera], self._lies[switch.camera] = switch, (record.partition, record.timestamp)
         log.warning(
             "camera_switched",
             camera=switch.camera,
