@@ -78,6 +78,17 @@ def installed(name: EngineName) -> bool:
     return all(find_spec(package) is not None for package in _PACKAGES[name])
 
 
+def runnable(name: EngineName, folder: Path) -> bool:
+    """Tell whether an engine is installed and what it reads is there, or could be converted.
+
+    Ingest has ONNX Runtime for its detector alone: its image holds no network for it.
+    """
+    if not installed(name) or name not in FILES or (installed("tensorflow") and _convertible(name)):
+        return installed(name)
+    with _files(folder) as files:
+        return open_file(name, folder, files) is not None
+
+
 def cache_folder() -> Path:
     """Give the user's cache folder for this program; it may not exist yet."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "demographics"

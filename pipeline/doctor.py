@@ -139,18 +139,22 @@ def _model(settings: Settings, *, run: bool) -> Iterator[Finding]:
     )
     if not run:
         return
-    from inference.engines import installed, load_engine  # noqa: PLC0415  for those who run it only
+    elsewhere = Finding(
+        "model",
+        State.SKIPPED,
+        "it was not run: no engine that could run it is installed here",
+        "run doctor where inference runs, such as its image",
+    )
+    if importlib.util.find_spec("cv2") is None:  # the aggregator's image: it sees no picture
+        yield elsewhere
+        return
+    from inference.engines import load_engine, runnable  # noqa: PLC0415  for those who run it only
     from inference.golden import judge, read_golden  # noqa: PLC0415
 
-    if not any(installed(name) for name in ENGINES):
-        yield Finding(
-            "model",
-            State.SKIPPED,
-            "it was not run: no engine is installed here",
-            "run doctor where inference runs, such as its image",
-        )
-        return
     options = settings.inference
+    if options.engine == "auto" and not any(runnable(name, folder) for name in ENGINES):
+        yield elsewhere
+        return
     engine = load_engine(options.engine, folder, threads=options.threads, max_batch=options.max_batch)
     golden = read_golden(folder, manifest)
     if golden is None:

@@ -242,7 +242,8 @@ class InferenceSettings(_Section):
     engine: Literal["auto"] | EngineName = Field(
         "auto",
         description="what runs the network: tensorflow, onnxruntime, litert, jax; auto: the fastest on this machine of those that"
-        " are installed and agree with the model's golden batch",
+        " are installed and agree with the model's golden batch; onnxruntime wants a model.onnx in the model's folder, or"
+        " tf2onnx, which the images do not have",
     )
     max_batch: int = Field(32, ge=1, le=1024, description="face crops in one pass of the network, at most")
     max_wait_s: float = Field(0.02, ge=0, le=5, description="how long a crop may wait for others to share its pass")

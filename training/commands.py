@@ -57,11 +57,13 @@ def train(
     batch: Annotated[int | None, typer.Option("--batch", help="As --set batch=N.")] = None,
     size: Annotated[int | None, typer.Option("--size", help="Side of the crop in px; as --set size_px=N.")] = None,
     split: Annotated[
-        str | None, typer.Option("--split", help="grouped, validation, seed or foldK/N; as --set split=NAME.")
+        str | None,
+        typer.Option("--split", help="grouped, validation, seed, foldK/N or teacherK/N; as --set split=NAME."),
     ] = None,
     seed: Annotated[int | None, typer.Option("--seed", help="As --set seed=N.")] = None,
     teacher: Annotated[
-        list[Path] | None, typer.Option("--teacher", help="A model's folder to learn from; several are an ensemble.")
+        list[Path] | None,
+        typer.Option("--teacher", help="The folder of a model or run to learn from; several are an ensemble."),
     ] = None,
     limit: Annotated[
         int | None, typer.Option("--limit", min=10, help="Use only so many pictures, drawn at random.")

@@ -16,6 +16,7 @@ import numpy as np
 from keras import layers, ops
 from numpy.typing import NDArray
 
+from inference.jax_convolutions import with_products
 from inference.predictor import Logits
 from pipeline.attributes import ATTRIBUTES, ETHNICITIES, GENDERS
 from pipeline.errors import ConfigError
@@ -34,9 +35,9 @@ def build_model(recipe: Recipe, init: str = NO_INIT, *, for_training: bool = Fal
     """Build the network, its backbone from *init*: "imagenet" (Keras downloads it), "none", or a weights file.
 
     Where *init* is the folder of a model or of a finished run, all weights are that model's, the heads' too.
-    *for_training* takes TensorFlow's fused normalisation where that is the back end; the weights are the same, in the
-    same order, and the plain network is what is kept. Raises ConfigError where the start cannot be had or is of another
-    shape.
+    *for_training* takes TensorFlow's fused normalisation, or products for JAX, where that is the back end; the weights
+    are the same, in the same order, and the plain network is what is kept. Raises ConfigError where the start
+    cannot be had or is of another shape.
     """
     keras.utils.set_random_seed(recipe.seed)
     side, precision = recipe.size_px, keras.dtype_policies.DTypePolicy(recipe.precision)
@@ -49,6 +50,8 @@ def build_model(recipe: Recipe, init: str = NO_INIT, *, for_training: bool = Fal
         keras.config.set_dtype_policy(previous)
     if for_training and keras.backend.backend() == "tensorflow":
         backbone = _with_fused_normalisation(backbone)
+    if for_training and keras.backend.backend() == "jax":
+        backbone = with_products(backbone)
     _freeze(backbone, recipe.frozen_blocks)
     picture = keras.Input((side, side, 3), name="image")
     features = layers.GlobalAveragePooling2D(name="features")(

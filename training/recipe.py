@@ -46,7 +46,9 @@ class Recipe:
         0.0, -0.2, 1.0, "more (or less) around the face than in UTKFace's own pictures, as a share of the side"
     )
     jpeg_quality: int = _number(92, 50, 100, "of the crops, as ingest sends them")
-    split: str = _word("grouped", "which faces train, choose and test: grouped, validation, seed or foldK/N")
+    split: str = _word(
+        "grouped", "which faces train, choose and test: grouped, validation, seed, foldK/N or teacherK/N"
+    )
     split_seed: int = _number(2026, 0, 2**31 - 1, "draws the split; leave it alone to compare runs")
     # the network
     alpha: float = _number(1.0, 0.35, 1.0, "MobileNetV2's width: 0.35, 0.5, 0.75 or 1.0")

@@ -26,7 +26,7 @@ TWIN_BITS: Final = 26  # differing bits, at most, of near-duplicates
 GROUPED: Final = (0.85, 0.06, 0.09)
 VALIDATION_ONLY: Final = (0.92, 0.08, 0.0)
 SEED: Final = (0.60, 0.24, 0.16)
-_FOLD: Final = re.compile(r"fold(\d+)/(\d+)")
+_FOLD: Final = re.compile(r"(fold|teacher)(\d+)/(\d+)")
 _GOLDEN: Final = (5**0.5 - 1) / 2
 
 Rows = NDArray[np.int64]
@@ -105,9 +105,9 @@ def check_split(name: str) -> str | None:
     if name in {"grouped", "validation", "seed"}:
         return None
     fold = _FOLD.fullmatch(name)
-    if fold and 3 <= int(fold[2]) <= 20 and 1 <= int(fold[1]) <= int(fold[2]):
+    if fold and 3 <= int(fold[3]) <= 20 and 1 <= int(fold[2]) <= int(fold[3]):
         return None
-    return f"split {name!r}: not one of grouped, validation, seed, fold1/5 (any K of 3 to 20 folds)"
+    return f"split {name!r}: not one of grouped, validation, seed, fold1/5, teacher1/5 (any K of 3 to 20 folds)"
 
 
 def split_faces(
@@ -124,6 +124,8 @@ def split_faces(
     grouped     85 / 6 / 9 %, stratified, near-duplicates together
     validation  92 / 8 / 0 %, likewise, where the test faces lie elsewhere
     foldK/N     the K-th of N parts is for the test, the next one for validation, likewise stratified and grouped
+    teacherK/N  grouped's parts for validation and of its training part the K-th of N for the test, the rest to learn:
+                N teachers that label, each the faces that it has not seen, for a student of the grouped split
     seed        60 / 24 / 16 % at random, as the original project did: twins fall on both sides
     """
     if problem := check_split(name):
@@ -134,7 +136,11 @@ def split_faces(
         return Split(*(np.sort(part) for part in np.split(order, (first, second))))
     place = spread_evenly(near_duplicates(hashes), strata(age, gender, ethnicity), seed)
     if fold := _FOLD.fullmatch(name):
-        number, of = int(fold[1]) - 1, int(fold[2])
+        number, of = int(fold[2]) - 1, int(fold[3])
+        if fold[1] == "teacher":
+            parts = _parts(place, GROUPED)
+            left_out = np.floor(place[parts.train] / GROUPED[0] * of).astype(np.int64) == number
+            return Split(parts.train[~left_out], parts.validation, parts.train[left_out])
         part = np.floor(place * of).astype(np.int64)
         test, validation = part == number, part == (number + 1) % of
         return Split(np.flatnonzero(~test & ~validation), np.flatnonzero(validation), np.flatnonzero(test))

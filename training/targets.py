@@ -7,7 +7,7 @@ better.
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.random import Generator
@@ -59,7 +59,9 @@ def make_targets(faces: Faces, recipe: Recipe, teacher: Targets | None = None) -
     return Targets(np.concatenate([age, faces.age[:, None]], axis=1), gender, ethnicity)
 
 
-def mixed_up(crops: Floats, targets: Targets, generator: Generator, alpha: float) -> tuple[Floats, Targets]:
+def mixed_up(
+    crops: NDArray[np.uint8], targets: Targets, generator: Generator, alpha: float
+) -> tuple[NDArray[np.uint8], Targets]:
     """Blend each of n crops (n, side, side, 3) and its labels with another's of the batch, by shares from Beta(alpha, alpha).
 
     A blend is taught to be that much of each, which keeps a network from learning its faces by heart. The larger
@@ -71,11 +73,11 @@ def mixed_up(crops: Floats, targets: Targets, generator: Generator, alpha: float
     own = np.maximum(drawn, 1 - drawn).astype(np.float32)
     other = generator.permutation(len(crops))
 
-    def blend(values: Floats) -> Floats:
+    def blend(values: NDArray[Any]) -> Floats:
         share = own.reshape(-1, *[1] * (values.ndim - 1))
-        return share * values + (1 - share) * values[other]
+        return np.asarray(share * values + (1 - share) * values[other], np.float32)
 
-    return blend(crops), Targets(*(blend(values) for values in targets))
+    return np.rint(blend(crops)).astype(np.uint8), Targets(*(blend(values) for values in targets))
 
 
 def drawing_weights(faces: Faces, recipe: Recipe) -> NDArray[np.float64]:

@@ -3,13 +3,13 @@
 A run's folder holds
 
     run.json       the recipe, the data's digest, the split's sizes: what the run is
-    state.npz      everything needed to go on, written whole after each epoch
+    state.npz      everything needed to go on, written whole after an epoch
     best.npz       the averaged weights of the best epoch so far
     history.json   losses and figures per epoch
     model/         when it is done: model.keras and manifest.json, ready to serve
 
-A killed run goes on after its last whole epoch, on the same schedule: each step's faces and degradations follow from
-the recipe's seed and the step's number alone.
+A killed run goes on after the last epoch that was written, on the same schedule: each step's faces and degradations
+follow from the recipe's seed and the step's number alone. Every epoch is written unless that takes a tenth of the time.
 """
 
 from __future__ import annotations
@@ -19,12 +19,10 @@ import os
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from importlib import import_module
 from importlib.util import find_spec
-from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 from zipfile import BadZipFile
@@ -37,21 +35,19 @@ from numpy.typing import NDArray
 from inference.heads import read_heads, softmax
 from pipeline.errors import ConfigError
 from pipeline.manifest import Manifest, load_manifest, verified_weights
-from training.augmentation import degrade, step_generator
 from training.dataset import Faces, load_faces
+from training.feeding import Feeder, steps_per_epoch
 from training.golden import make_golden
 from training.metrics import fit_share, fit_temperatures, summary
 from training.model import build_model, compile_model, predict_logits
 from training.model_folder import load_keras, write_model
-from training.recipe import Recipe, as_options
+from training.recipe import Recipe, as_options, make_recipe
 from training.splits import Split, split_faces
 from training.targets import (
     Targets,
-    draw_epoch,
     drawing_weights,
     head_losses,
     make_targets,
-    mixed_up,
     oversampling_shift,
 )
 
@@ -63,12 +59,16 @@ BEST_NAME: Final = "best.npz"
 # An epoch's score sums each head's error as a share of the first model's on its own validation faces; lower is better.
 _FIRST_MODEL: Final = {"age_mse": 42.9, "gender_error": 0.062, "ethnicity_error": 0.157}
 
-# Batches from which the normalisation of the averaged weights is worked out, after every epoch.
-_SETTLING_BATCHES: Final = 26
+# Faces, at least, from which the normalisation of the averaged weights is worked out, after every epoch.
+_SETTLING_FACES: Final = 1664
 
-Batch = tuple[NDArray[np.float32], dict[str, NDArray[np.float32]]]
+# Writing a run's state takes no more of its time than this: an epoch on a GPU is over in a second.
+_SAVING_SHARE: Final = 0.1
+
 Watch = Callable[[int, int, int, dict[str, float]], None]
 """Called after every step with (epoch, step, steps per epoch, running figures)."""
+BatchStatistics = Callable[[NDArray[np.uint8]], list[NDArray[np.float32]]]
+"""From a batch of crops to the mean and the variance that each live normalisation finds, by turns."""
 
 
 @dataclass(slots=True)
@@ -105,55 +105,70 @@ def score(figures: dict[str, float]) -> float:
     )
 
 
-def batches(faces: Faces, targets: Targets, recipe: Recipe, epoch: int, workers: int) -> Iterator[Batch]:
-    """Make the batches of one epoch (from 0), in order, a few ahead on *workers* threads."""
-    rows = draw_epoch(drawing_weights(faces, recipe), seed=recipe.seed, epoch=epoch)
-    steps = steps_per_epoch(len(faces), recipe)
-
-    def make(step: int) -> Batch:
-        some = np.take(rows, np.arange(step * recipe.batch, (step + 1) * recipe.batch), mode="wrap")
-        crops = faces.crops(some)
-        for place, crop in enumerate(crops):
-            crops[place] = degrade(crop, step_generator(recipe.seed, epoch * steps + step, place), recipe.augmentation)
-        wanted = Targets(*(values[some] for values in targets))
-        blender = step_generator(recipe.seed, epoch * steps + step, recipe.batch)  # a place that no crop has
-        blended, wanted = mixed_up(crops.astype(np.float32), wanted, blender, recipe.mixup)
-        return blended, wanted._asdict()
-
-    with ThreadPoolExecutor(workers, thread_name_prefix="batch") as pool:
-        waiting: list[Future[Batch]] = [pool.submit(make, step) for step in range(min(2 * workers, steps))]
-        for step in range(steps):
-            following = step + len(waiting)
-            ready = waiting.pop(0).result()
-            if following < steps:
-                waiting.append(pool.submit(make, following))
-            yield ready
-
-
-def steps_per_epoch(count: int, recipe: Recipe) -> int:
-    """Count the steps that show as many faces as there are; the last batch is filled from the first."""
-    return -(-count // recipe.batch)
-
-
 def teacher_targets(
     teachers: Sequence[Path], data: Path, faces: Faces, recipe: Recipe, limit: int | None = None
 ) -> Targets | None:
-    """Ask the *teachers* (model folders) about all *faces*, on crops of their own recipes: their mean probabilities."""
+    """Ask the *teachers* (folders of models or of finished runs) about all *faces*: their mean probabilities.
+
+    Each sees crops of its own recipe, and their mirror images. A run that learned from a face only repeats its label: a
+    face is left to those that did not (cross-fitting: V. Chernozhukov et al., "Double/debiased machine learning for
+    treatment and structural parameters", The Econometrics Journal 21(1), 2018), unless all did.
+    """
     if not teachers:
         return None
-    said = []
-    for folder in teachers:
-        manifest = load_manifest(folder)
-        if manifest.ages != recipe.ages:
-            raise ConfigError(f"teacher {folder}: its ages are {manifest.ages}, ours {recipe.ages}; take another")
-        model = load_keras(verified_weights(folder, manifest))
-        seen = load_faces(data, manifest.crop, limit=limit)
-        place = {name: row for row, name in enumerate(seen.names)}
-        seen = seen.take([place[name] for name in faces.names])
-        logits = predict_logits(model, seen.crops, len(seen))
-        heat = manifest.temperatures
-        said.append([softmax(values, heat.get(name, 1.0)) for name, values in logits._asdict().items()])
-    return Targets(*(np.mean(head, axis=0).astype(np.float32) for head in zip(*said, strict=True)))
+    learned = [_learned_by(folder, faces) for folder in teachers]
+    asked = ~np.asarray(learned) | np.all(learned, axis=0)
+    sums: list[Any] = [0.0, 0.0, 0.0]
+    for folder, wanted in zip(teachers, asked, strict=True):
+        rows = np.flatnonzero(wanted)
+        if not len(rows):
+            continue
+        for total, said in enumerate(_said_by(folder, data, [faces.names[row] for row in rows], recipe, limit)):
+            spread = np.zeros((len(faces), said.shape[1]))
+            spread[rows] = said
+            sums[total] = sums[total] + spread
+    return Targets(*((total / asked.sum(axis=0)[:, None]).astype(np.float32) for total in sums))
+
+
+def _model_of(teacher: Path) -> Path:
+    """Give the model's folder of a teacher, which may be a run's."""
+    return teacher / "model" if (teacher / RUN_NAME).is_file() else teacher
+
+
+def _learned_by(teacher: Path, faces: Faces) -> NDArray[np.bool_]:
+    """Tell which of *faces* a teacher's run learned from, as far as its folder says; of a bare model, all."""
+    if not (teacher / RUN_NAME).is_file():
+        return np.ones(len(faces), np.bool_)
+    about = read_run(teacher)
+    if about["data"]["digest"] != faces.digest:
+        return np.ones(len(faces), np.bool_)
+    taught = split_of(faces, make_recipe(about["recipe"])).train
+    learned = np.zeros(len(faces), np.bool_)
+    learned[taught] = True
+    return learned
+
+
+def _said_by(
+    teacher: Path, data: Path, names: Sequence[str], recipe: Recipe, limit: int | None
+) -> list[NDArray[np.float32]]:
+    """Give a teacher's probabilities, by head, of the faces *names*: the mean of each crop's and its mirror image's."""
+    folder = _model_of(teacher)
+    manifest = load_manifest(folder)
+    if manifest.ages != recipe.ages:
+        raise ConfigError(f"teacher {teacher}: its ages are {manifest.ages}, ours {recipe.ages}; take another")
+    model = load_keras(verified_weights(folder, manifest))
+    seen = load_faces(data, manifest.crop, limit=limit)
+    place = {name: row for row, name in enumerate(seen.names)}
+    seen = seen.take([place[name] for name in names])
+    heat = manifest.temperatures
+    both = [
+        predict_logits(model, crops, len(seen))._asdict()
+        for crops in (seen.crops, lambda rows: seen.crops(rows)[:, :, ::-1])
+    ]
+    return [
+        np.mean([softmax(logits[name], heat.get(name, 1.0)) for logits in both], axis=0, dtype=np.float32)
+        for name in both[0]
+    ]
 
 
 def train(
@@ -194,13 +209,16 @@ def train(
     learning, choosing = faces.take(split.train), faces.take(split.validation)
     learned, chosen = (Targets(*(values[rows] for values in targets)) for rows in (split.train, split.validation))
     judge = Manifest(name="", weights="", sha256="", crop=recipe.crop, ages=recipe.ages)
+    statistics = batch_statistics(model)
+    saver = _Saver(out / STATE_NAME)
     with ExitStack() as stack:
         log = _tensorboard(out, stack)
+        feeder = stack.enter_context(Feeder(learning, learned, recipe, workers))
         while not finish and state.epoch < recipe.epochs and not _stopped(state, recipe):
             began = time.monotonic()
             figures: dict[str, float] = {}
             sums: dict[str, float] = defaultdict(float)
-            for step, (crops, wanted) in enumerate(batches(learning, learned, recipe, state.epoch, workers), start=1):
+            for step, (crops, wanted) in enumerate(feeder.batches(state.epoch), start=1):
                 model.reset_metrics()  # each step's own figures; the epoch's are their mean
                 for key, value in model.train_on_batch(crops, wanted, return_dict=True).items():
                     sums[key] += float(value)
@@ -212,8 +230,8 @@ def train(
                 if watch:
                     watch(state.epoch + 1, step, steps, figures)
             trained_s = time.monotonic() - began
-            settling = (crops for crops, _ in batches(learning, learned, recipe, state.epoch, workers))
-            with averaged_weights(model, islice(settling, _SETTLING_BATCHES)):
+            settling = (crops for crops, _ in feeder.batches(state.epoch, steps_per_epoch(_SETTLING_FACES, recipe)))
+            with averaged_weights(model, settling, statistics):
                 logits = predict_logits(model, choosing.crops, len(choosing))
                 found = summary(read_heads(logits, judge), choosing)
                 row = figures | {f"val_{key}": value for key, value in found.items() if key != "n"}
@@ -230,7 +248,7 @@ def train(
                     _write_whole(out / BEST_NAME, _packed(model.weights))
             state.epoch += 1
             state.history.append(row)
-            _save_state(out / STATE_NAME, model, state)
+            saver.save(model, state, last=state.epoch == recipe.epochs or _stopped(state, recipe))
             _write_whole(out / HISTORY_NAME, msgspec.json.format(msgspec.json.encode(state.history), indent=1))
             log(row)
             tell(row)
@@ -250,9 +268,10 @@ class averaged_weights(AbstractContextManager[None]):  # noqa: N801  reads as wh
     "Averaging Weights Leads to Wider Optima and Better Generalization", UAI 2018, section 3.2).
     """
 
-    def __init__(self, model: Any, crops: Iterable[NDArray[np.float32]]) -> None:
+    def __init__(self, model: Any, crops: Iterable[NDArray[np.uint8]], statistics: BatchStatistics) -> None:
         self._model = model
         self._crops = crops
+        self._statistics = statistics
         self._own: list[tuple[Any, NDArray[np.float32]]] = []
 
     def __enter__(self) -> None:
@@ -262,7 +281,7 @@ class averaged_weights(AbstractContextManager[None]):  # noqa: N801  reads as wh
         for variable, average in zip(self._model.trainable_variables, averages, strict=True):
             assert variable.shape == average.shape, "Keras keeps averages in the order of the weights"
             variable.assign(np.array(average))  # a copy: JAX gives arrays away, and one shared would be gone
-        renew_normalisation(self._model, self._crops)
+        renew_normalisation(self._model, self._crops, self._statistics)
 
     def __exit__(self, *_: object) -> None:
         """Swap back."""
@@ -270,20 +289,59 @@ class averaged_weights(AbstractContextManager[None]):  # noqa: N801  reads as wh
             variable.assign(own)
 
 
-def renew_normalisation(model: Any, crops: Iterable[NDArray[np.float32]]) -> None:
-    """Set the moving averages of *model*'s normalisation to the plain mean over the batches *crops*; frozen ones stay.
-
-    A running mean is a moving average whose momentum is k / (k + 1) at batch k, from 0.
-    """
+def _moving_averages(model: Any) -> tuple[list[Any], list[Any]]:
+    """Find the normalisations of *model* that learn, and their moving averages, mean and variance by turns."""
     every = (layer for part in model.layers for layer in getattr(part, "layers", [part]))
-    found = [layer for layer in every if isinstance(layer, keras.layers.BatchNormalization)]
-    before = [each.momentum for each in found]
-    for number, batch in enumerate(crops):
-        for layer in found:
-            layer.momentum = number / (number + 1)
-        model(batch, training=True)
-    for layer, momentum in zip(found, before, strict=True):
-        layer.momentum = momentum
+    found = [layer for layer in every if isinstance(layer, keras.layers.BatchNormalization) and layer.trainable]
+    return found, [average for layer in found for average in (layer.moving_mean, layer.moving_variance)]
+
+
+def batch_statistics(model: Any) -> BatchStatistics:
+    """Make the function that gives each normalisation's mean and variance over a batch, in the order of its averages.
+
+    A moving average of momentum 0 is the batch's own.
+    """
+    layers, averages = _moving_averages(model)
+
+    @contextmanager
+    def forgetting() -> Iterator[None]:
+        before = [layer.momentum for layer in layers]
+        for layer in layers:
+            layer.momentum = 0.0
+        yield
+        for layer, momentum in zip(layers, before, strict=True):
+            layer.momentum = momentum
+
+    def by_call(crops: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
+        with forgetting():
+            model(crops, training=True)
+        return [np.array(average) for average in averages]
+
+    if keras.backend.backend() != "jax":
+        return by_call
+    import jax  # noqa: PLC0415  where Keras runs on it only
+
+    others = model.non_trainable_variables
+    places = [next(place for place, other in enumerate(others) if other is average) for average in averages]
+
+    def forward(trainable: Any, fixed: Any, crops: Any) -> list[Any]:  # one by one, JAX would compile every operation
+        with forgetting():
+            _, changed = model.stateless_call(trainable, fixed, crops, training=True)
+        return [changed[place] for place in places]
+
+    compiled = jax.jit(forward)
+    return lambda crops: [
+        np.asarray(each)
+        for each in compiled([each.value for each in model.trainable_variables], [each.value for each in others], crops)
+    ]
+
+
+def renew_normalisation(model: Any, crops: Iterable[NDArray[np.uint8]], statistics: BatchStatistics) -> None:
+    """Set the moving averages of *model*'s normalisation to the plain mean over the batches *crops*; frozen ones stay."""
+    _, averages = _moving_averages(model)
+    seen = [statistics(batch) for batch in crops]
+    for average, values in zip(averages, zip(*seen, strict=True), strict=True):
+        average.assign(np.mean(values, axis=0, dtype=np.float64).astype(np.float32))
 
 
 def _open_run(
@@ -293,7 +351,7 @@ def _open_run(
     about = {
         "recipe": as_options(recipe),
         "init": Path(init).name,
-        "teachers": [load_manifest(folder).digest for folder in teachers],
+        "teachers": [load_manifest(_model_of(folder)).digest for folder in teachers],
         "data": {
             "digest": faces.digest,
             "faces": len(faces),
@@ -388,6 +446,23 @@ def _save_state(path: Path, model: Any, state: RunState) -> None:
         {"epoch": state.epoch, "score": state.best_score, "best": state.best_epoch, "history": state.history}
     )
     _write_whole(path, _packed([*model.variables, *model.optimizer.variables], meta))
+
+
+class _Saver:
+    """Writes a run's state after an epoch, unless that would take more than its share of the time."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._taken_s = 0.0
+        self._done_at = time.monotonic()
+
+    def save(self, model: Any, state: RunState, *, last: bool) -> None:
+        """Write the state if it is time, or the *last*."""
+        began = time.monotonic()
+        if last or began - self._done_at >= self._taken_s / _SAVING_SHARE:
+            _save_state(self._path, model, state)
+            self._done_at = time.monotonic()
+            self._taken_s = self._done_at - began
 
 
 def _load_state(path: Path, model: Any) -> RunState:

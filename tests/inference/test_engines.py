@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from inference import engines
-from inference.engines import FILES, Trial, TrialRequest, load_engine, open_engine, ranked, try_engines
+from inference.engines import FILES, Trial, TrialRequest, load_engine, open_engine, ranked, runnable, try_engines
 from inference.golden import GOLDEN_NAME, Agreement, Golden, agreement, judge, read_golden, write_golden
 from inference.predictor import EXACT, ROUNDED, Crops, Logits, core_count
 from inference.trial import run
@@ -109,6 +109,23 @@ def test_engines_that_are_not_installed_are_not_tried(monkeypatch: pytest.Monkey
     assert asked.requests[0].convert == ()
     (problem,) = [each.problem for each in tried if each.engine == "onnxruntime"]
     assert "model.onnx" in problem
+
+
+def test_an_engine_without_what_it_reads_is_not_runnable(
+    monkeypatch: pytest.MonkeyPatch, cache: Path, tmp_path: Path
+) -> None:
+    """Ingest's image: ONNX Runtime is there for the detector, and nothing that could convert the network for it."""
+    there = importlib.util.find_spec
+    monkeypatch.setattr(
+        "inference.engines.find_spec",
+        lambda name: None if name in {"tensorflow", "jax", "ai_edge_litert", "tf2onnx"} else there(name),
+    )
+    assert not any(runnable(name, DEFAULT_MODEL) for name in ENGINES)
+    folder = Path(shutil.copytree(DEFAULT_MODEL, tmp_path / "model"))
+    (folder / "model.onnx").write_bytes(b"exported")
+    assert [name for name in ENGINES if runnable(name, folder)] == ["onnxruntime"]
+    monkeypatch.setattr("inference.engines.find_spec", lambda name: None if name == "jax" else there(name))
+    assert {name for name in ENGINES if runnable(name, DEFAULT_MODEL)} == {"tensorflow", "litert", "onnxruntime"}
 
 
 def test_where_the_fastest_does_not_open_any_more_the_next_serves(monkeypatch: pytest.MonkeyPatch, cache: Path) -> None:

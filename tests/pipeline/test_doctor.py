@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import shlex
 from collections.abc import Callable, Iterator
@@ -157,6 +158,24 @@ def test_a_swapped_model_is_told(environment: Environment, tmp_path: Path) -> No
     (finding,) = found("model")
     assert finding.state is State.FAILED
     assert "sha256" in finding.what
+
+
+@pytest.mark.parametrize(
+    "missing", [{"cv2"}, {"tensorflow", "jax", "ai_edge_litert", "tf2onnx"}], ids=["aggregator", "ingest"]
+)
+def test_where_the_network_cannot_run_doctor_says_where_it_does(
+    missing: set[str], environment: Environment, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """In the image of a service that has no engine for it: the weights are checked, and nothing failed."""
+    there = importlib.util.find_spec
+    for place in ("importlib.util.find_spec", "inference.engines.find_spec"):
+        monkeypatch.setattr(place, lambda name: None if name in missing else there(name))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    environment()
+    whole, run = list(examine(Wanted(parts=("model",))))
+    assert whole.state is State.OK
+    assert run.state is State.SKIPPED
+    assert "where inference runs" in run.do
 
 
 # --- Redis ------------------------------------------------------------------------------------------------------------

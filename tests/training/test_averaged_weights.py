@@ -14,11 +14,11 @@ from keras import layers
 
 from training.model import build_model
 from training.recipe import Recipe
-from training.train import averaged_weights, renew_normalisation
+from training.train import averaged_weights, batch_statistics, renew_normalisation
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # TensorFlow uses what numpy and Python deprecate
 RECIPE = Recipe(size_px=32, alpha=0.35, head_units=8, frozen_blocks=16)
-BATCHES = [np.random.default_rng(number).uniform(0, 255, (6, 32, 32, 3)).astype(np.float32) for number in range(3)]
+BATCHES = [np.random.default_rng(number).integers(0, 256, (6, 32, 32, 3)).astype(np.uint8) for number in range(3)]
 
 
 def normalisations(model: keras.Model) -> list[layers.BatchNormalization]:
@@ -38,10 +38,16 @@ def test_the_averages_become_the_mean_over_the_batches(*, for_training: bool) ->
     kept = np.array(frozen.moving_mean)
     [backbone] = [layer for layer in model.layers if isinstance(layer, keras.Model)]
     before = keras.Model(backbone.input, first_live.input)
-    seen = [np.asarray(before(batch / 127.5 - 1)).astype(np.float64) for batch in BATCHES]
-    renew_normalisation(model, BATCHES)
+    seen = [np.asarray(before((batch / 127.5 - 1).astype(np.float32))).astype(np.float64) for batch in BATCHES]
+    renew_normalisation(model, BATCHES, batch_statistics(model))
     wanted = np.mean([values.mean(axis=(0, 1, 2)) for values in seen], axis=0)
-    spread = np.mean([values.var(axis=(0, 1, 2), ddof=int(for_training)) for values in seen], axis=0)
+    spread = np.mean(
+        [
+            values.var(axis=(0, 1, 2), ddof=int(for_training and keras.backend.backend() == "tensorflow"))
+            for values in seen
+        ],
+        axis=0,
+    )
     np.testing.assert_allclose(first_live.moving_mean, wanted, rtol=1e-3, atol=1e-4)
     np.testing.assert_allclose(first_live.moving_variance, spread, rtol=1e-2, atol=1e-4)
     np.testing.assert_array_equal(frozen.moving_mean, kept)
@@ -57,7 +63,7 @@ def test_the_model_s_own_weights_and_averages_come_back() -> None:
     averages = [each for each in model.optimizer.variables if each.path.endswith("_average")]
     for number, each in enumerate(averages):
         each.assign(np.full(each.shape, number / 100))
-    with averaged_weights(model, BATCHES):
+    with averaged_weights(model, BATCHES, batch_statistics(model)):
         within = [np.array(each) for each in model.trainable_variables]
         settled = np.array(normalisations(model)[-1].moving_mean)
     assert all(np.array_equal(one, other) for one, other in zip(own, model.weights, strict=True))

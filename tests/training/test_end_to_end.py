@@ -31,6 +31,7 @@ from inference.tensorflow_predictor import TensorFlowPredictor
 from pipeline.errors import ConfigError
 from pipeline.manifest import load_manifest
 from training.commands import evaluate, export, train
+from training.feeding import Feeder
 
 pytestmark = [
     pytest.mark.filterwarnings(
@@ -121,22 +122,20 @@ def test_a_killed_run_goes_on_to_the_same_weights(
     run: Path, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Killed in its second epoch, then started again by the same words."""
-    from training import train as module  # noqa: PLC0415  imports Keras
 
-    def killed(*arguments: Any) -> Any:
-        epoch = arguments[3]
+    def killed(feeder: Feeder, epoch: int, most: int | None = None) -> Any:
         if epoch == 1:
             raise KeyboardInterrupt
-        return whole(*arguments)
+        return whole(feeder, epoch, most)
 
-    whole = module.batches
-    monkeypatch.setattr(module, "batches", killed)
+    whole = Feeder.batches
+    monkeypatch.setattr(Feeder, "batches", killed)
     out = tmp_path / "killed"
     with eager():
         invoke(training(pictures, out, epochs=2))
     assert not (out / "model").exists()
     assert len(json.loads((out / "history.json").read_text())) == 1
-    monkeypatch.setattr(module, "batches", whole)
+    monkeypatch.setattr(Feeder, "batches", whole)
     ended = Path(shutil.copytree(out, tmp_path / "ended"))
     with eager():
         assert as_json([*training(pictures, ended, epochs=2), "--finish"])["epochs"] == 1

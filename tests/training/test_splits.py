@@ -56,7 +56,17 @@ def test_folds_share_no_test_face_and_cover_all(faces: Faces) -> None:
     assert sorted(tests) == list(range(len(faces)))
 
 
-@pytest.mark.parametrize("name", ["random", "fold0/5", "fold6/5", "fold1/2", "fold1/99"])
+def test_teachers_leave_out_every_face_that_a_student_learns_once_and_see_no_test_face(faces: Faces) -> None:
+    """Each learns the rest of the student's training part, and chooses on the student's validation part."""
+    student = split(faces)
+    teachers = [split(faces, f"teacher{number}/3") for number in (1, 2, 3)]
+    assert sorted(np.concatenate([each.test for each in teachers])) == sorted(student.train)
+    for each in teachers:
+        assert sorted(np.concatenate([each.train, each.test])) == sorted(student.train)
+        assert (each.validation == student.validation).all()
+
+
+@pytest.mark.parametrize("name", ["random", "teacher4/3", "fold0/5", "fold6/5", "fold1/2", "fold1/99"])
 def test_an_unknown_split_is_refused(name: str, faces: Faces) -> None:
     """With the names that are known."""
     with pytest.raises(ConfigError, match="grouped, validation, seed"):

@@ -135,16 +135,18 @@ def test_the_oversampling_of_ages_is_taken_back_exactly() -> None:
 def test_a_blend_is_one_share_of_crop_and_labels_alike(count: int, alpha: float, seed: int) -> None:
     """Crops that say who they are come back with labels of the very same blend, mostly of the face itself."""
     labels = np.eye(count, dtype=np.float32)
-    crops = np.broadcast_to(labels[:, None, None, :], (count, 2, 2, count)).astype(np.float32)
+    crops = (255 * np.broadcast_to(labels[:, None, None, :], (count, 2, 2, count))).astype(np.uint8)
     blended, targets = mixed_up(crops, Targets(labels, labels, labels), np.random.default_rng(seed), alpha)
     for said in targets:
         assert said.sum(axis=1) == pytest.approx(1, abs=1e-5)
         assert np.diagonal(said).min() >= 0.5 - 1e-6
-        assert blended == pytest.approx(np.broadcast_to(said[:, None, None, :], crops.shape), abs=1e-6)
+        assert blended / 255 == pytest.approx(
+            np.broadcast_to(said[:, None, None, :], crops.shape), abs=0.5 / 255 + 1e-6
+        )
 
 
 def test_no_blending_leaves_the_batch_alone() -> None:
     """Mix-up of 0 gives the very arrays that came."""
-    crops, labels = np.zeros((2, 1, 1, 3), np.float32), np.eye(2, dtype=np.float32)
+    crops, labels = np.zeros((2, 1, 1, 3), np.uint8), np.eye(2, dtype=np.float32)
     targets = Targets(labels, labels, labels)
     assert mixed_up(crops, targets, np.random.default_rng(0), 0.0) == (crops, targets)
