@@ -22,6 +22,7 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
+from ingest.cadence import CatchUp
 from ingest.detector import Image
 from ingest.reach import Reach
 from ingest.source import Frame
@@ -39,8 +40,6 @@ _PROTOCOLS: Final = {
     "https": "http,https,httpproxy,tcp,tls",
     "file": "file",
 }
-_LATE_S: Final = 2.0
-_PUNCTUAL_S: Final = 0.5
 _STANDS_AFTER: Final = 5  # pictures of one and the same time: then the arrival tells
 _PLANAR: Final = ("yuv420p", "yuvj420p", "yuv422p", "yuvj422p", "yuv444p", "yuvj444p", "nv12", "gray")
 
@@ -128,8 +127,7 @@ class AvSource:
         self._paced = camera.live and camera.path is not None
         self._closed = False
         self._reading = False
-        self._skipping = False
-        self._least_lag_s = float("inf")
+        self._catch_up = CatchUp()
         address = (reach or Reach()).address(camera)
         scheme = "file" if camera.path is not None else address.split("://", 1)[0].lower()
         options = {
@@ -186,7 +184,7 @@ class AvSource:
                 if self._paced:
                     now = self._wait_until(captured_at)
                 if self.live and not self._only_keys:
-                    self._catch_up(now - captured_at, at_key=bool(picture.key_frame))
+                    self._decode_what_time_allows(now - captured_at, now, at_key=bool(picture.key_frame))
                 yield Frame(
                     captured_at,
                     _Pixels(picture),
@@ -213,15 +211,13 @@ class AvSource:
             time.sleep(min(left, 0.1))
         return now
 
-    def _catch_up(self, lag_s: float, *, at_key: bool) -> None:
-        """Decode key frames only while pictures come later and later: else they would queue in the kernel, for minutes."""
-        self._least_lag_s = min(lag_s, self._least_lag_s + 0.0001)
-        late_s, context = lag_s - self._least_lag_s, self.stream.codec_context
-        if not self._skipping and late_s > _LATE_S:
-            self._skipping, context.skip_frame = True, "NONKEY"
-            log.warning("camera_behind", camera=self._camera.id, behind_s=round(late_s, 1), decoding="key frames only")
-        elif self._skipping and at_key and late_s < _PUNCTUAL_S:
-            self._skipping, context.skip_frame = False, "DEFAULT"
+    def _decode_what_time_allows(self, lag_s: float, now: float, *, at_key: bool) -> None:
+        if not self._catch_up.feel(lag_s, now, at_key=at_key):
+            return
+        self.stream.codec_context.skip_frame = "NONKEY" if self._catch_up.keys_only else "DEFAULT"
+        if self._catch_up.keys_only:
+            behind_s = round(self._catch_up.late_s, 1)
+            log.warning("camera_behind", camera=self._camera.id, behind_s=behind_s, decoding="key frames only")
 
     def close(self) -> None:
         """Let go of the connection; ends `frames`. Never raises.

@@ -47,6 +47,6 @@ def quantile(share: float, buckets: Buckets) -> float:
         if count >= wanted:
             if bound == float("inf"):
                 return lower
-            return lower + (bound - lower) * (wanted - below) / (count - below)
+            return min(bound, lower + (bound - lower) * (wanted - below) / (count - below))  # rounded, it may lie above
         below, lower = count, bound
     return lower

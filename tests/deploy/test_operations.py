@@ -61,7 +61,7 @@ def test_the_products_commands_are_ones_that_it_has() -> None:
 
 
 def test_compose_has_the_services_and_volumes_that_the_page_names() -> None:
-    """`run`, `up`, `stop`, `start` and `logs` of services, and what doctor is given within them."""
+    """`run`, `exec`, `up`, `stop`, `start` and `logs` of services, and what doctor is given within them."""
     compose = yaml.safe_load(COMPOSE.read_text())
     found = list(commands("docker"))
     assert len(found) > 12
@@ -72,10 +72,11 @@ def test_compose_has_the_services_and_volumes_that_the_page_names() -> None:
             continue
         assert words[1] == "compose"
         verb, rest = words[2], words[3:]
-        assert verb in {"config", "up", "run", "stop", "start", "build", "down", "logs"}, words
-        if verb == "run":
+        assert verb in {"config", "up", "run", "stop", "start", "build", "down", "logs", "exec"}, words
+        if verb in {"run", "exec"}:
             name = next(word for word in rest if not word.startswith("-"))
-            parse(rest[rest.index(name) + 1 :])
+            given = rest[rest.index(name) + 1 :]
+            parse(given[1:] if verb == "exec" else given)  # `run` has the image's entry point before it
             rest = [name]
         named = [word.partition("=")[0] for word in rest if not word.startswith("-") and word != "10m"]
         assert set(named) <= set(compose["services"]), words

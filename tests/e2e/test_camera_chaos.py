@@ -380,7 +380,7 @@ class Overload:
     @property
     def key_frames_only(self) -> bool:
         """Whether the source is catching up."""
-        return self.source is not None and self.source._skipping
+        return self.source is not None and self.source._catch_up.keys_only
 
 
 def test_a_worker_that_cannot_search_as_often_as_wanted_searches_less_and_nothing_queues(
