@@ -49,7 +49,7 @@ class JaxPredictor:
             return tuple(out[name] for name in Logits._fields)
 
         compiled = jax.jit(forward)
-        self._forward: Callable[[Crops], tuple[Any, ...]] = lambda crops: compiled(*weights, crops)
+        self.forward: Callable[[Crops], tuple[Any, ...]] = lambda crops: compiled(*weights, crops)
 
     def warm_up(self, progress: Callable[[int, int], None] | None = None) -> None:
         """Compile every batch size, so that no crop waits for it; *progress* gets (done, of)."""
@@ -61,4 +61,4 @@ class JaxPredictor:
 
     def predict(self, crops: Crops) -> Logits:
         """Give the logits of every crop, in order; any number of crops, none included."""
-        return run_padded(self._forward, crops, self._sizes)
+        return run_padded(self.forward, crops, self._sizes)

@@ -9,7 +9,20 @@ from typing import Final
 
 from rich.console import Console
 
-from pipeline.bench import aggregation, bus, camera, cut, decode, detect, end_to_end, growth, inference, latency, scrape
+from pipeline.bench import (
+    aggregation,
+    bus,
+    camera,
+    cut,
+    decode,
+    detect,
+    end_to_end,
+    gpu,
+    growth,
+    inference,
+    latency,
+    scrape,
+)
 from pipeline.bench.page import table
 from pipeline.bench.rows import Part, Row, Workbench
 from pipeline.errors import ConfigError
@@ -19,8 +32,8 @@ PARTS: Final[Mapping[str, Part]] = {
     module.PART: module.measure
     for module in (decode, detect, camera, cut, bus, inference, aggregation, scrape, end_to_end, latency)
 }
-LONG: Final[Mapping[str, Part]] = {growth.PART: growth.measure}
-"""Measured only when they are named: minutes each."""
+LONG: Final[Mapping[str, Part]] = {growth.PART: growth.measure, gpu.PART: gpu.measure}
+"""Measured only when they are named: minutes each, and not every machine has a GPU."""
 
 WIDE: Final = 160  # where nobody says how wide it is
 

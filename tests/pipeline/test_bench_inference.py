@@ -6,6 +6,7 @@ import keras
 import pytest
 
 from ingest.detection import open_detection
+from pipeline.bench import gpu
 from pipeline.bench.detect import _crowd, measure_detection
 from pipeline.bench.inference import _byte_product, _peer, operations_of
 
@@ -48,3 +49,26 @@ def test_both_detectors_are_measured_on_a_picture_with_faces() -> None:
     figures = measure_detection(rounds=1)
     assert [figure.unit for figure in figures] == ["frames/s"] * 3
     assert all(figure.value > 0 and figure.peer_value for figure in figures)
+
+
+def test_values_moved_are_what_goes_in_and_out() -> None:
+    """Counted by hand: 8x8x3 to 8x8x4; 8x8x4 to the same by channel; their sum; the mean's 4 to 5."""
+    picture = keras.Input((8, 8, 3))
+    first = keras.layers.Conv2D(4, 3, padding="same")(picture)
+    inner = keras.Sequential([keras.Input((8, 8, 4)), keras.layers.DepthwiseConv2D(3, padding="same")])
+    x = keras.layers.Add()([first, inner(first)])
+    model = keras.Model(picture, keras.layers.Dense(5)(keras.layers.GlobalAveragePooling2D()(x)))
+    assert gpu.values_moved(model) == 64 * (3 + 4) + 64 * (4 + 4) + 3 * 64 * 4 + (4 + 5)
+
+
+@pytest.mark.slow
+def test_the_card_s_part_says_every_figure_and_nothing_where_there_is_no_card() -> None:
+    """Tried on JAX's CPU: both precisions, on the card, from memory, from JPEGs, each beside its limit."""
+    pytest.importorskip("jax", reason="JAX is not installed")
+    sizes = gpu.Sizes(batches=(2,), product=64, copied=1 << 12, rounds=1)
+    rows = gpu.in_its_own_process(sizes=sizes, any_device=True)
+    assert [row.figure.partition(",")[0] for row in rows] == ["jax"] * 6
+    assert {row.figure.split(", ")[1] for row in rows} == {"float32", "bfloat16"}
+    assert all(row.value > 0 and row.limit and row.limit_of for row in rows)
+    assert [row.figure for row in rows if "JPEG" in row.figure] == [rows[2].figure, rows[5].figure]
+    assert gpu.in_its_own_process(sizes=sizes, any_device=False) == []
