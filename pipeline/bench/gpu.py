@@ -1,7 +1,7 @@
 """What a face costs on a GPU, by precision and batch, beside what the card's memory and arithmetic allow, and with JPEGs opened.
 
-The network runs on JAX, in a process of its own. Crops in the machine's memory are what a service has: pixels go over, logits come
-back.
+The network runs on JAX, in a process of its own. Crops in the machine's memory are what a service has: pixels go over, and logits
+come back.
 """
 
 from __future__ import annotations
