@@ -148,6 +148,19 @@ def test_a_killed_run_goes_on_to_the_same_weights(
             np.testing.assert_allclose(again[name], straight[name], rtol=1e-3, atol=1e-5)
 
 
+def test_a_student_learns_from_a_run_and_from_a_bare_model(run: Path, pictures: Path, tmp_path: Path) -> None:
+    """Both are asked on crops of their own recipes; which models they were is written down."""
+    out = tmp_path / "student"
+    with eager():
+        found = as_json([*training(pictures, out, epochs=1), "--teacher", str(run), "--teacher", str(run / "model")])
+    about = json.loads((out / "run.json").read_text())
+    assert about["teachers"] == [load_manifest(run / "model").digest] * 2
+    assert found["figures"]["n"] == parts(out)["validation"]
+    alone = json.loads((run / "history.json").read_text())[0]
+    taught = json.loads((out / "history.json").read_text())[0]
+    assert taught["ethnicity_loss"] != alone["ethnicity_loss"]
+
+
 def test_another_run_in_the_same_folder_is_refused(run: Path, pictures: Path, tmp_path: Path) -> None:
     """A finished run is never overwritten, another's state never taken up; the options that differ are named."""
     with pytest.raises(ConfigError, match="finished run"):
