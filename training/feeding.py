@@ -37,13 +37,13 @@ def steps_per_epoch(count: int, recipe: Recipe) -> int:
 
 
 class _Slot:
-    """Room for one batch in shared memory."""
+    """Room for one batch in shared memory, the *number*-th of *room*."""
 
-    def __init__(self, room: Any, recipe: Recipe, widths: tuple[int, ...]) -> None:
+    def __init__(self, room: Any, number: int, recipe: Recipe, widths: tuple[int, ...]) -> None:
         side, batch = recipe.size_px, recipe.batch
-        size = batch * side * side * 3
-        self.crops = np.frombuffer(room, np.uint8, size).reshape(batch, side, side, 3)
-        labels = np.frombuffer(room, np.float32, batch * sum(widths), offset=size).reshape(batch, sum(widths))
+        size, begin = batch * side * side * 3, number * self.bytes(recipe, widths)
+        self.crops = np.frombuffer(room, np.uint8, size, offset=begin).reshape(batch, side, side, 3)
+        labels = np.frombuffer(room, np.float32, batch * sum(widths), offset=begin + size).reshape(batch, sum(widths))
         self.targets = Targets(*np.split(labels, np.cumsum(widths)[:-1], axis=1))
 
     @staticmethod
@@ -78,13 +78,13 @@ class _Maker:
 _maker: _Maker | None = None
 
 
-def _begin(faces: Faces, targets: Targets, recipe: Recipe, rooms: list[Any]) -> None:
+def _begin(faces: Faces, targets: Targets, recipe: Recipe, room: Any, count: int) -> None:
     """Start a process: from now on it knows the faces."""
     global _maker  # noqa: PLW0603  a pool's process has nowhere else to keep what all its work needs
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that trains ends us
     cv2.setNumThreads(1)
     widths = tuple(values.shape[1] for values in targets)
-    _maker = _Maker(faces, targets, recipe, [_Slot(room, recipe, widths) for room in rooms])
+    _maker = _Maker(faces, targets, recipe, [_Slot(room, number, recipe, widths) for number in range(count)])
 
 
 def _make(number: int, rows: NDArray[np.int64], step: int) -> None:
@@ -101,9 +101,11 @@ class Feeder(AbstractContextManager["Feeder"]):
         self._weights = drawing_weights(faces, recipe)
         context = get_context("spawn")  # a fork would copy the locks of the network's threads
         widths = tuple(values.shape[1] for values in targets)
-        rooms = [context.RawArray("B", _Slot.bytes(recipe, widths)) for _ in range(_AHEAD * workers + 1)]
-        self._slots = [_Slot(room, recipe, widths) for room in rooms]
-        self._pool = ProcessPoolExecutor(workers, context, _begin, (faces, targets, recipe, rooms))
+        count = _AHEAD * workers + 1
+        # In one piece: Python looks whether there is room for a piece in /dev/shm, which a container has little of.
+        room = context.RawArray("B", count * _Slot.bytes(recipe, widths))
+        self._slots = [_Slot(room, number, recipe, widths) for number in range(count)]
+        self._pool = ProcessPoolExecutor(workers, context, _begin, (faces, targets, recipe, room, count))
 
     def batches(self, epoch: int, most: int | None = None) -> Generator[Batch, None, None]:
         """Give the batches of one epoch (from 0), in order; the first *most* of them.
