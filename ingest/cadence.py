@@ -33,7 +33,7 @@ class Cadence:
     _least_lag_s: float | None = None
     _standing_s: float = field(
         default=float("inf"), init=False
-    )  # the least lateness since the last change was thought of
+    )  # the least lateness since a change was last thought of
 
     def __post_init__(self) -> None:
         self.fps = self.wanted_fps

@@ -125,11 +125,8 @@ class Feeder(AbstractContextManager["Feeder"]):
                 waiting.append((number, self._pool.submit(_make, number, some, epoch * steps + step)))
 
         try:
-            while free:
-                before = len(free)
+            for _ in range(len(free)):
                 begin()
-                if len(free) == before:
-                    break
             while waiting:
                 number, done = waiting.popleft()
                 done.result()

@@ -203,7 +203,7 @@ def train(
     model = build_model(recipe, init if fresh else "none", for_training=True)
     compile_model(model, recipe, steps * recipe.epochs)
     model.optimizer.build(model.trainable_variables)
-    state = RunState() if fresh else _load_state(out / STATE_NAME, model)
+    state = _told_by(read_history(out)) if finish else RunState() if fresh else _load_state(out / STATE_NAME, model)
     teacher = teacher_targets(teachers, data, faces, recipe, limit)
     targets = make_targets(faces, recipe, teacher)
     learning, choosing = faces.take(split.train), faces.take(split.validation)
@@ -254,6 +254,14 @@ def train(
             tell(row)
     shift = oversampling_shift(learned.age[:, :-1], drawing_weights(learning, recipe))
     return _finish(out, recipe, faces, split, state=state, name=name, shift=shift)
+
+
+def _told_by(history: list[dict[str, float]]) -> RunState:
+    """Say how far a run has come by its figures: like its best weights they are of the last epoch, its state may be older."""
+    if not history:
+        return RunState()
+    best = min(history, key=lambda row: row["score"])
+    return RunState(len(history), best["score"], int(best["epoch"]), history)
 
 
 def _stopped(state: RunState, recipe: Recipe) -> bool:
@@ -308,9 +316,11 @@ def batch_statistics(model: Any) -> BatchStatistics:
         before = [layer.momentum for layer in layers]
         for layer in layers:
             layer.momentum = 0.0
-        yield
-        for layer, momentum in zip(layers, before, strict=True):
-            layer.momentum = momentum
+        try:
+            yield
+        finally:
+            for layer, momentum in zip(layers, before, strict=True):
+                layer.momentum = momentum
 
     def by_call(crops: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
         with forgetting():
