@@ -65,6 +65,12 @@ def train(
         list[Path] | None,
         typer.Option("--teacher", help="The folder of a model or run to learn from; several are an ensemble."),
     ] = None,
+    face_network: Annotated[
+        Path | None,
+        typer.Option(
+            "--face-network", help="A face-recognition network to learn from: faceres-deep.json, see the docs."
+        ),
+    ] = None,
     limit: Annotated[
         int | None, typer.Option("--limit", min=10, help="Use only so many pictures, drawn at random.")
     ] = None,
@@ -93,10 +99,13 @@ def train(
         faces = load_faces(data, chosen.crop, limit=limit, progress=begin("cutting faces"))
     _tell_left_out(console, faces)
     _quiet_tensorflow(threads)
+    from training.face_network import see_faces
     from training.train import read_history, split_of
     from training.train import train as run
 
     parts = split_of(faces, chosen)
+    with _progress(console) as begin:
+        seen = see_faces(face_network, data, faces, progress=begin("looking")) if face_network else None
     console.print(
         f"{len(parts.train):,} faces to train, {len(parts.validation):,} to choose, {len(parts.test):,} for the test"
     )
@@ -135,6 +144,7 @@ def train(
             out,
             init=init,
             teachers=teacher or [],
+            seen=seen,
             limit=limit,
             workers=max(1, (os.cpu_count() or 2) - 1),
             name=name,

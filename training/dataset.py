@@ -18,7 +18,7 @@ import os
 import re
 import tarfile
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
@@ -234,10 +234,10 @@ def load_faces(
         chosen = [chosen[row] for row in sorted(drawn)]
     digest = _digest(pictures, chosen)
     path = cache_folder() / f"faces-{_key(digest, crop)}.npz"
-    cut = _cached(path)
+    cut = kept_arrays(path)
     if cut is None:
         cut = _cut(pictures, chosen, crop, progress)
-        _keep(path, cut)
+        keep_arrays(path, cut)
     rejected += [Rejected(name, str(reason)) for name, reason in zip(cut["bad"], cut["reasons"], strict=True)]
     names = tuple(str(name) for name in cut["names"])
     if not names:
@@ -303,18 +303,19 @@ def _cut(
     }
 
 
-def _cached(path: Path) -> dict[str, Any] | None:
+def kept_arrays(path: Path) -> dict[str, Any] | None:
+    """Read what `keep_arrays` wrote; nothing where there is none yet, or it is damaged: it is made anew then."""
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as kept:
             return {key: kept[key] for key in kept.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile):  # none yet, or damaged: cut again
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile):
         return None
 
 
-def _keep(path: Path, cut: dict[str, Any]) -> None:
-    """Write the cache whole or not at all. A folder that cannot be written only costs time at the next run."""
+def keep_arrays(path: Path, arrays: Mapping[str, Any]) -> None:
+    """Write a file of the cache whole or not at all. A folder that cannot be written only costs time at the next run."""
     buffer = io.BytesIO()
-    np.savez(buffer, **cut)
+    np.savez(buffer, **arrays)
     part = path.with_suffix(f".{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -131,7 +131,7 @@ class Feeder(AbstractContextManager["Feeder"]):
                 number, done = waiting.popleft()
                 done.result()
                 slot = self._slots[number]
-                yield slot.crops, slot.targets._asdict()
+                yield slot.crops, {name: values for name, values in slot.targets._asdict().items() if values.shape[1]}
                 free.append(number)
                 begin()
         except BrokenProcessPool:

@@ -27,16 +27,18 @@ from training.recipe import Recipe
 MOST_PARAMETERS: Final = 3_600_000
 NO_INIT: Final = "none"
 IMAGENET: Final = "imagenet"
+FACE: Final = "face"  # the output that learns what another network sees; training only
 # keras.applications' 0.999 takes thousands of steps to forget the start: short runs would be judged by its statistics.
 _NORM_MOMENTUM: Final = 0.99
 
 
-def build_model(recipe: Recipe, init: str = NO_INIT, *, for_training: bool = False) -> Any:
+def build_model(recipe: Recipe, init: str = NO_INIT, *, for_training: bool = False, face_width: int = 0) -> Any:
     """Build the network, its backbone from *init*: "imagenet" (Keras downloads it), "none", or a weights file.
 
     Where *init* is the folder of a model or of a finished run, all weights are that model's, the heads' too.
     *for_training* takes TensorFlow's fused normalisation, or products for JAX, where that is the back end; the weights
-    are the same, in the same order, and the plain network is what is kept. Raises ConfigError where the start
+    are the same, in the same order, and the plain network is what is kept. *face_width* adds an output of that many
+    numbers, to learn what another network sees (FitNets: A. Romero et al., ICLR 2015). Raises ConfigError where the start
     cannot be had or is of another shape.
     """
     keras.utils.set_random_seed(recipe.seed)
@@ -59,7 +61,7 @@ def build_model(recipe: Recipe, init: str = NO_INIT, *, for_training: bool = Fal
     )
     first, last = recipe.ages
     sizes = {"age": last - first + 1, "gender": len(GENDERS), "ethnicity": len(ETHNICITIES)}
-    outputs = {name: _head(features, name, sizes[name], recipe) for name in ATTRIBUTES}
+    outputs: dict[str, Any] = {name: _head(features, name, sizes[name], recipe) for name in ATTRIBUTES}
     model = keras.Model(picture, outputs, name="demographics")
     if model.count_params() > MOST_PARAMETERS:
         raise ConfigError(
@@ -73,7 +75,15 @@ def build_model(recipe: Recipe, init: str = NO_INIT, *, for_training: bool = Fal
                 "start from imagenet"
             )
         model.set_weights(weights)
-    return model
+    if not face_width:
+        return model
+    face = layers.Dense(face_width, dtype="float32", name=FACE)(features)
+    return keras.Model(picture, {**outputs, FACE: face}, name="demographics")
+
+
+def own_weights(model: Any) -> list[Any]:
+    """Give the weights of *model* that are kept: all but those of what is learned beside."""
+    return [each for each in model.weights if not each.path.startswith(f"{FACE}/")]
 
 
 def _started_model(folder: Path) -> Any:
@@ -165,7 +175,10 @@ def losses(recipe: Recipe) -> dict[str, Callable[[Any, Any], Any]]:
         slope = ops.where(error <= 1, 0.5 * ops.square(error), error - 0.5)
         return cross_entropy(wanted[:, :-1], logits) + recipe.age_huber * slope
 
-    return {"age": age_loss, "gender": cross_entropy, "ethnicity": cross_entropy}
+    def mean_square(wanted: Any, said: Any) -> Any:
+        return ops.mean(ops.square(said - wanted), axis=-1)
+
+    return {"age": age_loss, "gender": cross_entropy, "ethnicity": cross_entropy, FACE: mean_square}
 
 
 def metrics(recipe: Recipe) -> dict[str, list[Any]]:
@@ -217,10 +230,16 @@ def _has_gpu() -> bool:
 
 def compile_model(model: Any, recipe: Recipe, steps: int) -> None:
     """Make *model* ready for *steps* steps of training."""
+    weights = {
+        "age": recipe.age_weight,
+        "gender": recipe.gender_weight,
+        "ethnicity": recipe.ethnicity_weight,
+        FACE: recipe.face_weight,
+    }
     model.compile(
         optimizer=optimizer(recipe, steps),
-        loss=losses(recipe),
-        loss_weights={"age": recipe.age_weight, "gender": recipe.gender_weight, "ethnicity": recipe.ethnicity_weight},
+        loss={name: loss for name, loss in losses(recipe).items() if name in model.output},
+        loss_weights={name: weight for name, weight in weights.items() if name in model.output},
         metrics=metrics(recipe),
         # TensorFlow's XLA is slower than its own kernels on a CPU; JAX always compiles.
         jit_compile=keras.backend.backend() == "jax" or _has_gpu(),

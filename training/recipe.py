@@ -67,6 +67,9 @@ class Recipe:
     gender_weight: float = _number(1.0, 0.0, 100.0, "of the head's loss in the sum")
     ethnicity_weight: float = _number(1.0, 0.0, 100.0, "of the head's loss in the sum")
     distillation: float = _number(0.5, 0.0, 1.0, "share of the teachers' word in the labels, where --teacher names any")
+    face_weight: float = _number(
+        3.0, 0.0, 100.0, "of the error in foretelling what --face-network sees, in the sum, where that is given"
+    )
     # the faces' order
     age_balance: float = _number(0.0, 0.0, 1.0, "oversampling of rare decades: 0 none, 1 all alike")
     ethnicity_balance: float = _number(0.3, 0.0, 1.0, "oversampling of rare ethnicities: 0 none, 1 all alike")

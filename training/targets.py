@@ -23,12 +23,21 @@ _MOST_OFTEN: Final = 5.0
 GROWN_UP: Final = 20  # years, from which the spread of the age label stays the same
 
 
+class Word(NamedTuple):
+    """What teachers say of n faces: probabilities."""
+
+    age: Floats  # (n, years)
+    gender: Floats  # (n, 2)
+    ethnicity: Floats  # (n, 5)
+
+
 class Targets(NamedTuple):
-    """Soft labels of n faces."""
+    """Soft labels of n faces, by the network's outputs."""
 
     age: Floats  # (n, years + 1): a distribution over years; the last column is the age itself, for the Huber loss
     gender: Floats  # (n, 2)
     ethnicity: Floats  # (n, 5)
+    face: Floats  # (n, d): what another network sees in them; d = 0 where there is none, and no such output
 
 
 def age_distribution(age: Floats, recipe: Recipe) -> Floats:
@@ -46,8 +55,11 @@ def smoothed(labels: NDArray[np.int64], classes: int, smoothing: float) -> Float
     return ((1 - smoothing) * np.eye(classes)[labels] + smoothing / classes).astype(np.float32)
 
 
-def make_targets(faces: Faces, recipe: Recipe, teacher: Targets | None = None) -> Targets:
-    """Make the soft labels of all faces; a teacher's probabilities are mixed in as `recipe.distillation` says."""
+def make_targets(faces: Faces, recipe: Recipe, teacher: Word | None = None, face: Floats | None = None) -> Targets:
+    """Make the soft labels of all faces; a teacher's probabilities are mixed in as `recipe.distillation` says.
+
+    *face* (n, d) is what another network sees in them, for the network to learn beside.
+    """
     age = age_distribution(faces.age, recipe)
     gender = smoothed(faces.gender, 2, recipe.gender_smoothing)
     ethnicity = smoothed(faces.ethnicity, 5, recipe.ethnicity_smoothing)
@@ -56,7 +68,9 @@ def make_targets(faces: Faces, recipe: Recipe, teacher: Targets | None = None) -
         age, gender, ethnicity = (
             (1 - share) * own + share * said for own, said in zip((age, gender, ethnicity), teacher, strict=True)
         )
-    return Targets(np.concatenate([age, faces.age[:, None]], axis=1), gender, ethnicity)
+    if face is None:
+        face = np.zeros((len(faces), 0), np.float32)
+    return Targets(np.concatenate([age, faces.age[:, None]], axis=1), gender, ethnicity, face)
 
 
 def mixed_up(

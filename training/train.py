@@ -36,15 +36,17 @@ from inference.heads import read_heads, softmax
 from pipeline.errors import ConfigError
 from pipeline.manifest import Manifest, load_manifest, verified_weights
 from training.dataset import Faces, load_faces
+from training.face_network import Seen, face_targets, probe
 from training.feeding import Feeder, steps_per_epoch
 from training.golden import make_golden
 from training.metrics import fit_share, fit_temperatures, summary
-from training.model import build_model, compile_model, predict_logits
+from training.model import NO_INIT, build_model, compile_model, own_weights, predict_logits
 from training.model_folder import load_keras, write_model
 from training.recipe import Recipe, as_options, make_recipe
 from training.splits import Split, split_faces
 from training.targets import (
     Targets,
+    Word,
     drawing_weights,
     head_losses,
     make_targets,
@@ -106,19 +108,25 @@ def score(figures: dict[str, float]) -> float:
 
 
 def teacher_targets(
-    teachers: Sequence[Path], data: Path, faces: Faces, recipe: Recipe, limit: int | None = None
-) -> Targets | None:
+    teachers: Sequence[Path],
+    data: Path,
+    faces: Faces,
+    recipe: Recipe,
+    limit: int | None = None,
+    others: Sequence[Word] = (),
+) -> Word | None:
     """Ask the *teachers* (folders of models or of finished runs) about all *faces*: their mean probabilities.
 
     Each sees crops of its own recipe, and their mirror images. A run that learned from a face only repeats its label: a
     face is left to those that did not (cross-fitting: V. Chernozhukov et al., "Double/debiased machine learning for
-    treatment and structural parameters", The Econometrics Journal 21(1), 2018), unless all did.
+    treatment and structural parameters", The Econometrics Journal 21(1), 2018), unless all did. What *others* say of
+    all faces counts like one more teacher's word.
     """
-    if not teachers:
+    if not teachers and not others:
         return None
-    learned = [_learned_by(folder, faces) for folder in teachers]
-    asked = ~np.asarray(learned) | np.all(learned, axis=0)
-    sums: list[Any] = [0.0, 0.0, 0.0]
+    learned = np.array([_learned_by(folder, faces) for folder in teachers], np.bool_).reshape(-1, len(faces))
+    asked = ~learned | np.all(learned, axis=0)
+    sums: list[Any] = [sum(said) for said in zip(*others, strict=True)] or [0.0, 0.0, 0.0]
     for folder, wanted in zip(teachers, asked, strict=True):
         rows = np.flatnonzero(wanted)
         if not len(rows):
@@ -127,7 +135,8 @@ def teacher_targets(
             spread = np.zeros((len(faces), said.shape[1]))
             spread[rows] = said
             sums[total] = sums[total] + spread
-    return Targets(*((total / asked.sum(axis=0)[:, None]).astype(np.float32) for total in sums))
+    voices = asked.sum(axis=0)[:, None] + len(others)
+    return Word(*((total / voices).astype(np.float32) for total in sums))
 
 
 def _model_of(teacher: Path) -> Path:
@@ -171,6 +180,21 @@ def _said_by(
     ]
 
 
+def _targets(
+    data: Path,
+    faces: Faces,
+    recipe: Recipe,
+    split: Split,
+    teachers: Sequence[Path],
+    seen: Seen | None,
+    limit: int | None,
+) -> Targets:
+    """Make what all faces are taught, by their labels, the teachers and what a face network has seen."""
+    face = None if seen is None else face_targets(seen, split.train)
+    probed = [] if seen is None else [probe(seen, faces, split.train, recipe)]
+    return make_targets(faces, recipe, teacher_targets(teachers, data, faces, recipe, limit, probed), face)
+
+
 def train(
     data: Path,
     faces: Faces,
@@ -179,6 +203,7 @@ def train(
     *,
     init: str,
     teachers: Sequence[Path] = (),
+    seen: Seen | None = None,
     limit: int | None = None,
     workers: int = 2,
     name: str = "",
@@ -188,8 +213,9 @@ def train(
 ) -> Path:
     """Train on *faces* of *data* into the run folder *out*, going on where it stopped; gives the model's folder.
 
-    *limit* says that *faces* were drawn, that many, so that `evaluate` can draw them again. *finish* trains no more and
-    makes the model of the best epoch that there is. *tell* gets each epoch's figures, as history.json has them.
+    *seen* is what a face network sees in *faces*: it is learned beside, and teaches. *limit* says that *faces* were drawn,
+    that many, so that `evaluate` can draw them again. *finish* trains no more and makes the model of the best epoch that
+    there is. *tell* gets each epoch's figures, as history.json has them.
     Raises ConfigError where *out* holds another run, or one that is done, or has nothing to finish.
     """
     split = split_of(faces, recipe)
@@ -197,15 +223,14 @@ def train(
         raise ConfigError(
             f"out {out}: no whole epoch was trained there, so nothing can be finished; leave --finish out"
         )
-    _open_run(out, recipe, faces, split, init=init, teachers=teachers, limit=limit)
+    _open_run(out, recipe, faces, split, init=init, teachers=teachers, seen=seen, limit=limit)
     steps = steps_per_epoch(len(split.train), recipe)
     fresh = not (out / STATE_NAME).is_file()
-    model = build_model(recipe, init if fresh else "none", for_training=True)
+    targets = _targets(data, faces, recipe, split, teachers, seen, limit)
+    model = build_model(recipe, init if fresh else NO_INIT, for_training=True, face_width=targets.face.shape[1])
     compile_model(model, recipe, steps * recipe.epochs)
     model.optimizer.build(model.trainable_variables)
     state = _told_by(read_history(out)) if finish else RunState() if fresh else _load_state(out / STATE_NAME, model)
-    teacher = teacher_targets(teachers, data, faces, recipe, limit)
-    targets = make_targets(faces, recipe, teacher)
     learning, choosing = faces.take(split.train), faces.take(split.validation)
     learned, chosen = (Targets(*(values[rows] for values in targets)) for rows in (split.train, split.validation))
     judge = Manifest(name="", weights="", sha256="", crop=recipe.crop, ages=recipe.ages)
@@ -245,7 +270,7 @@ def train(
                 }
                 if row["score"] < state.best_score:
                     state.best_score, state.best_epoch = row["score"], state.epoch + 1
-                    _write_whole(out / BEST_NAME, _packed(model.weights))
+                    _write_whole(out / BEST_NAME, _packed(own_weights(model)))
             state.epoch += 1
             state.history.append(row)
             saver.save(model, state, last=state.epoch == recipe.epochs or _stopped(state, recipe))
@@ -355,13 +380,22 @@ def renew_normalisation(model: Any, crops: Iterable[NDArray[np.uint8]], statisti
 
 
 def _open_run(
-    out: Path, recipe: Recipe, faces: Faces, split: Split, *, init: str, teachers: Sequence[Path], limit: int | None
+    out: Path,
+    recipe: Recipe,
+    faces: Faces,
+    split: Split,
+    *,
+    init: str,
+    teachers: Sequence[Path],
+    seen: Seen | None,
+    limit: int | None,
 ) -> None:
     """Write run.json, or see that the one there is this very run."""
     about = {
         "recipe": as_options(recipe),
         "init": Path(init).name,
         "teachers": [load_manifest(_model_of(folder)).digest for folder in teachers],
+        "face_network": seen is not None,
         "data": {
             "digest": faces.digest,
             "faces": len(faces),
@@ -380,7 +414,7 @@ def _open_run(
         out.mkdir(parents=True, exist_ok=True)
         _write_whole(path, msgspec.json.format(msgspec.json.encode(about), indent=1))
         return
-    before = read_run(out)
+    before = {"face_network": False} | read_run(out)  # runs of earlier versions do not say
     differ = [key for key in about if before.get(key) != about[key]]
     if differ:
         options = [

@@ -13,7 +13,7 @@ from pipeline.errors import ConfigError
 from training.dataset import Faces
 from training.feeding import Feeder, steps_per_epoch
 from training.recipe import Recipe
-from training.targets import Targets, make_targets
+from training.targets import make_targets
 
 RECIPE = Recipe(size_px=48, batch=32, mixup=0.3, seed=3)
 
@@ -51,7 +51,7 @@ def test_one_process_and_three_give_the_same_epoch(faces: Faces) -> None:
     for (crops, wanted), (other, said) in [*zip(expected, found, strict=True), *zip(expected, first, strict=False)]:
         assert crops.shape == (32, 48, 48, 3)
         np.testing.assert_array_equal(crops, other)
-        assert list(wanted) == list(Targets._fields)
+        assert list(wanted) == ["age", "gender", "ethnicity"]  # nothing to foretell beside them
         for name, values in wanted.items():
             np.testing.assert_array_equal(values, said[name])
     assert not np.array_equal(expected[0][0], expected[1][0])

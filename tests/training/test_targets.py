@@ -15,6 +15,7 @@ from training.dataset import Faces
 from training.recipe import Recipe
 from training.targets import (
     Targets,
+    Word,
     age_distribution,
     draw_epoch,
     drawing_weights,
@@ -53,7 +54,7 @@ def test_smoothing_spreads_a_label_over_all_classes() -> None:
 
 def test_a_teacher_s_word_is_mixed_in_by_its_share(faces: Faces) -> None:
     """Half own, half said; the age for the Huber loss stays the true one."""
-    teacher = Targets(
+    teacher = Word(
         np.full((200, 117), 1 / 117, np.float32), np.full((200, 2), 0.5, np.float32), np.full((200, 5), 0.2, np.float32)
     )
     recipe = Recipe(distillation=0.5, gender_smoothing=0, ethnicity_smoothing=0)
@@ -136,7 +137,7 @@ def test_a_blend_is_one_share_of_crop_and_labels_alike(count: int, alpha: float,
     """Crops that say who they are come back with labels of the very same blend, mostly of the face itself."""
     labels = np.eye(count, dtype=np.float32)
     crops = (255 * np.broadcast_to(labels[:, None, None, :], (count, 2, 2, count))).astype(np.uint8)
-    blended, targets = mixed_up(crops, Targets(labels, labels, labels), np.random.default_rng(seed), alpha)
+    blended, targets = mixed_up(crops, Targets(labels, labels, labels, labels), np.random.default_rng(seed), alpha)
     for said in targets:
         assert said.sum(axis=1) == pytest.approx(1, abs=1e-5)
         assert np.diagonal(said).min() >= 0.5 - 1e-6
@@ -148,5 +149,5 @@ def test_a_blend_is_one_share_of_crop_and_labels_alike(count: int, alpha: float,
 def test_no_blending_leaves_the_batch_alone() -> None:
     """Mix-up of 0 gives the very arrays that came."""
     crops, labels = np.zeros((2, 1, 1, 3), np.uint8), np.eye(2, dtype=np.float32)
-    targets = Targets(labels, labels, labels)
+    targets = Targets(labels, labels, labels, labels)
     assert mixed_up(crops, targets, np.random.default_rng(0), 0.0) == (crops, targets)
