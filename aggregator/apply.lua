@@ -41,6 +41,7 @@ for key = 6, #KEYS do
     local field = take()
     redis.call('HINCRBY', KEYS[key], field, take())
   end
+  redis.call('HSET', KEYS[key], '#', ARGV[2])  -- its mark: readers ask for what changed since
   redis.call('EXPIREAT', KEYS[key], expires)
 end
 redis.call('SET', KEYS[1], ARGV[2], 'EX', ARGV[4])

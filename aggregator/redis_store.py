@@ -7,7 +7,7 @@ Keys, with one hash tag per partition, so that a call touches one slot of a clus
     NS:{P}:totals            field (see fields.py) -> visitors, ever
     NS:{P}:clocks            camera -> MessagePack of CameraClock
     NS:{P}:cameras           camera -> MessagePack of CameraStatus
-    NS:{P}:b:SECONDS:START   field -> visitors; expires
+    NS:{P}:b:SECONDS:START   field -> visitors, and # -> the step that changed it last; expires
     NS:partitions            set of every P that was ever loaded: numbers, which stay
     NS:told                  aggregator -> MessagePack of when it said how it does, and what
 
@@ -31,6 +31,7 @@ import structlog
 from redis.cluster import RedisCluster
 
 from aggregator.fields import bucket_deltas, passages, tallies, total_deltas
+from aggregator.known_buckets import MARK, KnownBuckets
 from aggregator.redis_client import connect
 from aggregator.store import (
     TOLD_S,
@@ -72,7 +73,7 @@ class _Client(NamedTuple):
 
     redis: Any
     apply: Any
-    sum: Any
+    changed: Any
 
     @property
     def in_cluster(self) -> bool:
@@ -117,6 +118,8 @@ class RedisStore:
         self._timeout_s = timeout_s
         self._connected: _Client | None = None
         self._connecting = threading.Lock()
+        self._known = KnownBuckets()
+        self._reading = threading.Lock()  # one reader at a time brings it up to date
         if not url.partition("://")[0].endswith("+cluster"):  # a cluster has to be there to be known
             with self._talking():
                 self._client()
@@ -131,10 +134,10 @@ class RedisStore:
                         f"DEMOGRAPHICS_REDIS__URL: {redact(str(error))}; write redis://HOST:PORT/DB"
                     ) from None
                 scripts = files("aggregator")
-                apply, total = (
-                    made.register_script(scripts.joinpath(f"{name}.lua").read_text()) for name in ("apply", "sum")
+                apply, changed = (
+                    made.register_script(scripts.joinpath(f"{name}.lua").read_text()) for name in ("apply", "changed")
                 )
-                self._connected = _Client(made, apply, total)
+                self._connected = _Client(made, apply, changed)
             return self._connected
 
     @property
@@ -209,60 +212,52 @@ class RedisStore:
             return bool(self._client().apply(keys=keys, args=arguments))
 
     def snapshot(self, now: float, windows: Iterable[RollingWindow]) -> Snapshot:
-        """Read every count at *now*, in one round trip."""
+        """Read every count at *now*, in one round trip; of the buckets those that changed since the last time."""
         windows = tuple(windows)
-        buckets, ranges = _layout(windows, now)
+        with self._reading:
+            partitions, (kept, statuses) = self._refresh(now, windows, "totals", "cameras")
+            sums = {window.name: self._known.total(partitions, [*_buckets(window, now)]) for window in windows}
+        totals: Counter[str] = Counter()
+        for counts in kept:
+            totals.update({field.decode(): int(amount) for field, amount in counts.items()})
+        cameras: dict[str, CameraStatus] = {}
+        for value in (value for said in statuses for value in said.values()):
+            status = _decode_camera(value)
+            if status.camera_id not in cameras or cameras[status.camera_id].at < status.at:
+                cameras[status.camera_id] = status
+        return Snapshot(
+            {name: tallies(total) for name, total in sums.items()}, tallies(totals), cameras, passages(totals)
+        )
+
+    def series(self, now: float, window: RollingWindow) -> list[tuple[int, Mapping[Place, Tally]]]:
+        """Read one window bucket by bucket, oldest first."""
+        with self._reading:
+            partitions, _ = self._refresh(now, (window,))
+            sums = [(bucket.start, self._known.total(partitions, [bucket])) for bucket in _buckets(window, now)]
+        return [(start, tallies(total)) for start, total in sums]
+
+    def _refresh(
+        self, now: float, windows: tuple[RollingWindow, ...], *names: str
+    ) -> tuple[list[int], list[list[Mapping[bytes, bytes]]]]:
+        """Bring what is known of the buckets of *windows* up to date; gives the partitions, and each one's hashes *names*."""
+        buckets = sorted({bucket for window in windows for bucket in _buckets(window, now)})
         with self._talking():
             partitions = sorted(int(number) for number in self._redis.smembers(f"{self._namespace}:partitions"))
             client, answers = self._client(), list[Any]()
             # A script cannot be part of a cluster's pipeline: there, each partition is a round trip to its own node.
             reading = client.redis if client.in_cluster else client.redis.pipeline(transaction=False)
             for partition in partitions:
+                answers += [reading.hgetall(self._key(partition, name)) for name in names]
                 keys = [self._bucket(partition, bucket) for bucket in buckets]
-                answers += (
-                    reading.hgetall(self._key(partition, "totals")),
-                    reading.hgetall(self._key(partition, "cameras")),
-                    client.sum(keys=keys, args=ranges, client=reading),
-                )
+                marks = self._known.marks(partition, buckets, now)
+                answers.append(client.changed(keys=keys, args=marks, client=reading))
             if not client.in_cluster:
                 answers = reading.execute()
-        sums: list[Counter[str]] = [Counter() for _ in windows]
-        totals: Counter[str] = Counter()
-        cameras: dict[str, CameraStatus] = {}
-        for kept, statuses, summed in zip(answers[0::3], answers[1::3], answers[2::3], strict=True):
-            totals.update({field.decode(): int(amount) for field, amount in kept.items()})
-            for value in statuses.values():
-                status = _decode_camera(value)
-                if status.camera_id not in cameras or cameras[status.camera_id].at < status.at:
-                    cameras[status.camera_id] = status
-            for total, flat in zip(sums, summed, strict=True):
-                total.update(
-                    {field.decode(): int(amount) for field, amount in zip(flat[0::2], flat[1::2], strict=True)}
-                )
-        return Snapshot(
-            {window.name: tallies(total) for window, total in zip(windows, sums, strict=True)},
-            tallies(totals),
-            cameras,
-            passages(totals),
-        )
-
-    def series(self, now: float, window: RollingWindow) -> list[tuple[int, Mapping[Place, Tally]]]:
-        """Read one window bucket by bucket, oldest first."""
-        starts = window.buckets(now)
-        with self._talking():
-            partitions = sorted(int(number) for number in self._redis.smembers(f"{self._namespace}:partitions"))
-            reading = self._redis.pipeline(transaction=False)
-            for start in starts:
-                for partition in partitions:
-                    reading.hgetall(self._bucket(partition, Bucket(window.bucket_s, start)))
-            answers = iter(reading.execute())
-        found: list[tuple[int, Mapping[Place, Tally]]] = []
-        for start in starts:
-            total: Counter[str] = Counter()
-            for _ in partitions:
-                total.update({field.decode(): int(amount) for field, amount in next(answers).items()})
-            found.append((start, tallies(total)))
-        return found
+        each = len(names) + 1
+        for partition, answer in zip(partitions, answers[len(names) :: each], strict=True):
+            self._known.learn(partition, buckets, answer, now)
+        self._known.forget({kept.bucket_s: now - kept.keep_s for kept in self._retentions})
+        return partitions, [answers[place::each] for place in range(len(names))]
 
     def dump(self, partition: int, now: float) -> Dump:
         """Read every count of *partition*, at one moment."""
@@ -356,17 +351,9 @@ def open_store(settings: Settings, windows: Iterable[RollingWindow], *, url: str
     )
 
 
-def _layout(windows: tuple[RollingWindow, ...], now: float) -> tuple[list[Bucket], list[int]]:
-    """List each bucket once, so that windows of one resolution share them, and each window's first and last index."""
-    buckets: list[Bucket] = []
-    ranges: dict[str, tuple[int, int]] = {}
-    for bucket_s in sorted({window.bucket_s for window in windows}):
-        same = [window for window in windows if window.bucket_s == bucket_s]
-        longest = max(same, key=lambda window: window.seconds)
-        buckets += [Bucket(bucket_s, start) for start in longest.buckets(now)]
-        for window in same:
-            ranges[window.name] = (len(buckets) - len(window.buckets(now)) + 1, len(buckets))
-    return buckets, [index for window in windows for index in ranges[window.name]]
+def _buckets(window: RollingWindow, now: float) -> Iterator[Bucket]:
+    """List a window's buckets at *now*, oldest first."""
+    return (Bucket(window.bucket_s, start) for start in window.buckets(now))
 
 
 def _counts(counts: Mapping[str, int]) -> list[Any]:
@@ -377,7 +364,7 @@ def _counts(counts: Mapping[str, int]) -> list[Any]:
 
 
 def _nonzero(counts: Mapping[bytes, bytes]) -> dict[str, int]:
-    return {field.decode(): int(amount) for field, amount in counts.items() if int(amount)}
+    return {field.decode(): int(amount) for field, amount in counts.items() if field != MARK and int(amount)}
 
 
 def _field(key: TrackKey) -> str:
