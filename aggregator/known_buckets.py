@@ -9,7 +9,7 @@ earlier version or by hand, is seen within ten minutes: each bucket is read anew
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 from aggregator.store import Bucket
 
 TURN_S: Final = 600.0
-MARK: Final = b"#"  # the field of a bucket that holds its mark; no count is named so (see fields.py)
 
 
 class _Known(NamedTuple):
@@ -54,7 +53,7 @@ class KnownBuckets:
         """Take in what `changed.lua` answered about *buckets* at *now*."""
         for index, mark, flat in zip(answer[0::3], answer[1::3], answer[2::3], strict=True):
             where = (partition, buckets[int(index) - 1])
-            counts = {field: int(amount) for field, amount in pairs(flat)}
+            counts = {field: int(amount) for field, amount in zip(flat[0::2], flat[1::2], strict=True)}
             if counts:
                 numbers = (self._number(field) for field in counts)
                 self._known[where] = _Known(
@@ -97,8 +96,3 @@ class KnownBuckets:
 def _turn(bucket: Bucket, now: float) -> int:
     """Give the number of the ten minutes in which *bucket* is known; they end at another moment for each, evenly spread."""
     return int(now / TURN_S + bucket.start / bucket.bucket_s * 0.6180339887 % 1)
-
-
-def pairs(flat: Sequence[bytes]) -> Iterator[tuple[bytes, bytes]]:
-    """Give (field, amount) of a flat list, without the mark."""
-    return ((field, amount) for field, amount in zip(flat[0::2], flat[1::2], strict=True) if field != MARK)

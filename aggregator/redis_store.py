@@ -7,7 +7,8 @@ Keys, with one hash tag per partition, so that a call touches one slot of a clus
     NS:{P}:totals            field (see fields.py) -> visitors, ever
     NS:{P}:clocks            camera -> MessagePack of CameraClock
     NS:{P}:cameras           camera -> MessagePack of CameraStatus
-    NS:{P}:b:SECONDS:START   field -> visitors, and # -> the step that changed it last; expires
+    NS:{P}:b:SECONDS:START   field -> visitors; expires
+    NS:{P}:m:SECONDS:START   its mark: the end of the step that changed it last; expires with it
     NS:partitions            set of every P that was ever loaded: numbers, which stay
     NS:told                  aggregator -> MessagePack of when it said how it does, and what
 
@@ -31,7 +32,7 @@ import structlog
 from redis.cluster import RedisCluster
 
 from aggregator.fields import bucket_deltas, passages, tallies, total_deltas
-from aggregator.known_buckets import MARK, KnownBuckets
+from aggregator.known_buckets import KnownBuckets
 from aggregator.redis_client import connect
 from aggregator.store import (
     TOLD_S,
@@ -191,7 +192,7 @@ class RedisStore:
         """Apply *changes* and move the position from *start* to *end*, both or neither."""
         buckets = bucket_deltas(changes, self._retentions)
         keys = [self._key(partition, name) for name in ("position", "tracks", "totals", "cameras", "clocks")]
-        keys += [self._bucket(partition, bucket) for bucket in buckets]
+        keys += self._marked(partition, buckets)
         kept = {_field(key): state for key, state in changes.tracks.items() if state is not None}
         forgotten = [_field(key) for key, state in changes.tracks.items() if state is None]
         arguments: list[Any] = [_text(start), _text(end), *self._gone_after, len(kept)]
@@ -248,7 +249,7 @@ class RedisStore:
             reading = client.redis if client.in_cluster else client.redis.pipeline(transaction=False)
             for partition in partitions:
                 answers += [reading.hgetall(self._key(partition, name)) for name in names]
-                keys = [self._bucket(partition, bucket) for bucket in buckets]
+                keys = self._marked(partition, buckets)
                 marks = self._known.marks(partition, buckets, now)
                 answers.append(client.changed(keys=keys, args=marks, client=reading))
             if not client.in_cluster:
@@ -313,6 +314,11 @@ class RedisStore:
     def _bucket(self, partition: int, bucket: Bucket) -> str:
         return self._key(partition, f"b:{bucket.bucket_s}:{bucket.start}")
 
+    def _marked(self, partition: int, buckets: Iterable[Bucket]) -> list[str]:
+        """Give the keys of *buckets*, each followed by that of its mark."""
+        begin = self._key(partition, "")
+        return [f"{begin}{kind}:{bucket.bucket_s}:{bucket.start}" for bucket in buckets for kind in "bm"]
+
     @contextmanager
     def _talking(self) -> Iterator[None]:
         try:
@@ -364,7 +370,7 @@ def _counts(counts: Mapping[str, int]) -> list[Any]:
 
 
 def _nonzero(counts: Mapping[bytes, bytes]) -> dict[str, int]:
-    return {field.decode(): int(amount) for field, amount in counts.items() if field != MARK and int(amount)}
+    return {field.decode(): int(amount) for field, amount in counts.items() if int(amount)}
 
 
 def _field(key: TrackKey) -> str:

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from aggregator.fusion import Cell
-from aggregator.known_buckets import MARK, TURN_S, KnownBuckets
+from aggregator.known_buckets import TURN_S, KnownBuckets
 from aggregator.redis_store import RedisStore
 from aggregator.store import Bucket, Changes, Place, PlaceCell, Position
 from aggregator.windows import retentions, rolling_windows
@@ -117,7 +117,7 @@ def test_buckets_of_an_earlier_version_are_read_anew(valkey: EmbeddedValkey) -> 
         assert len(keys) == 3
         for amount in (5, 6):
             for key in keys:
-                client.hdel(key, MARK)
+                client.delete(key.replace(b":b:", b":m:"))
                 client.hset(key, "p|museum|hall|male|25-34", amount)
             shown = store.snapshot(NOW, WINDOWS).windows
             assert {shown[window.name][HALL].people["male", "25-34"] for window in WINDOWS} == {amount}
@@ -161,14 +161,14 @@ def test_what_is_gone_is_known_no_more(valkey: EmbeddedValkey) -> None:
     st.dictionaries(st.sampled_from("abcdef"), st.integers(-3, 3)),
 )
 def test_sums_are_those_of_the_parts(one: dict[str, int], two: dict[str, int]) -> None:
-    """Over partitions and buckets; zeros are left out, and the mark is no count."""
+    """Over partitions and buckets; zeros are left out."""
     known, buckets = KnownBuckets(), [Bucket(5, 0), Bucket(5, 5)]
 
     def answer(*counts: dict[str, int]) -> list[object]:
         found: list[object] = []
         for index, each in enumerate(counts, start=1):
             flat = [part for field, amount in each.items() for part in (field.encode(), str(amount).encode())]
-            found += [index, b"9:9", [MARK, b"9:9", *flat]]
+            found += [index, b"9:9", flat]
         return found
 
     known.learn(0, buckets, answer(one, two), NOW)
