@@ -34,6 +34,8 @@ def open_detection(wanted: Literal["auto", "onnxruntime", "opencv"], model: Path
             YunetDetector(model)  # raises where neither can
             log.warning("detector_falls_back", detector="opencv", detail=str(error))
         else:
+            log.info("detector_chosen", detector="onnxruntime")
             return lambda max_side_px: OnnxruntimeDetector(network, max_side_px=max_side_px)
     YunetDetector(model)  # a model that does not load is found out here, not in a camera's thread
+    log.info("detector_chosen", detector="opencv")
     return lambda max_side_px: YunetDetector(model, max_side_px=max_side_px)

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from structlog.testing import capture_logs
 
 from demo.composer import CastMember
 from ingest.detection import open_detection
@@ -210,6 +211,19 @@ def test_what_onnx_runtime_does_not_take_is_opencvs(tmp_path: Path, monkeypatch:
     assert isinstance(open_detection("auto", path)(640), YunetDetector)
     with pytest.raises(ConfigError, match="set the detector to opencv"):
         open_detection("onnxruntime", path)
+
+
+def test_the_log_says_which_was_chosen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By name, by itself, and where the wish could not be granted."""
+    with capture_logs() as said:
+        open_detection("auto")
+        open_detection("opencv")
+        path = tmp_path / "other.onnx"
+        path.write_bytes(yunet_bytes())
+        monkeypatch.setattr("ingest.onnxruntime_detector._HEADS", ("loc", "conf"))
+        open_detection("auto", path)
+    chosen = [entry["detector"] for entry in said if entry["event"] == "detector_chosen"]
+    assert chosen == ["onnxruntime", "opencv", "opencv"]
 
 
 def test_one_network_serves_many_cameras_at_once(cast: tuple[CastMember, ...]) -> None:
