@@ -145,6 +145,7 @@ def prepared(picture: NDArray[np.uint8]) -> NDArray[np.float32]:
 
 def see_faces(path: Path, data: Path, faces: Faces, *, digest: str = DIGEST, progress: Progress | None = None) -> Seen:
     """Let the network at *path* look at every face of *data*, or take what it saw before from the cache."""
+    read_graph_model(path, digest)  # another network is refused also where this one has looked before
     key = hashlib.sha256("\n".join((faces.digest, digest, str(MARGIN_RATIO), str(_CACHE_VERSION))).encode())
     kept = cache_folder() / f"seen-{key.hexdigest()[:24]}.npz"
     if (known := kept_arrays(kept)) is not None:
@@ -195,7 +196,9 @@ def probe(seen: Seen, faces: Faces, learning: NDArray[np.int64], recipe: Recipe)
         model = _fitted(inputs[taught], {name: values[taught] for name, values in wanted.items()}, recipe.seed + number)
         for answered, share in ((asked, 1.0), (others, 1 / _FOLDS)):
             if len(answered):
-                logits = model.predict_on_batch(inputs[answered])
+                logits = model(
+                    inputs[answered], training=False
+                )  # as it is: a batch of another shape would be traced anew
                 for name, values in said.items():
                     values[answered] += np.float32(share) * softmax(np.asarray(logits[name], np.float32))
     return Word(*(said[name] for name in ATTRIBUTES))

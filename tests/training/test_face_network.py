@@ -100,7 +100,7 @@ def test_another_network_is_refused(published: tuple[Path, str, np.ndarray[Any, 
 
 
 def test_it_looks_at_each_face_once(
-    published: tuple[Path, str, np.ndarray[Any, Any]], pictures: Path, monkeypatch: pytest.MonkeyPatch
+    published: tuple[Path, str, np.ndarray[Any, Any]], pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """At its own size; what it saw is kept."""
     path, digest, _ = published
@@ -109,6 +109,11 @@ def test_it_looks_at_each_face_once(
     seen = see_faces(path, pictures, known, digest=digest, progress=lambda *at: told.append(at))
     assert [len(each) for each in seen] == [60] * 3
     assert told[-1] == (60, 60)
+    with pytest.raises(ConfigError, match="not those of FaceRes deep"):
+        see_faces(path, pictures, known)
+    (tmp_path / "gone.json").write_text("{}")
+    with pytest.raises(ConfigError, match="not readable"):
+        see_faces(tmp_path / "gone.json", pictures, known, digest=digest)
     monkeypatch.setattr(module, "load_face_network", None)
     for first, second in zip(seen, see_faces(path, pictures, known, digest=digest), strict=True):
         np.testing.assert_allclose(first, second, rtol=2e-3, atol=1e-3)
@@ -150,7 +155,7 @@ def test_no_face_is_answered_for_by_a_network_that_learned_it(faces: Faces, monk
             taught.append({row.tobytes() for row in inputs})
             self.number = len(taught)
 
-        def predict_on_batch(self, inputs: np.ndarray[Any, Any]) -> dict[str, np.ndarray[Any, Any]]:
+        def __call__(self, inputs: np.ndarray[Any, Any], *, training: bool) -> dict[str, np.ndarray[Any, Any]]:
             assert not taught[-1] & {row.tobytes() for row in inputs}
             asked.append([row.tobytes() for row in inputs])
             said = {"age": np.zeros((len(inputs), 117)), "gender": np.zeros((len(inputs), 2))}
