@@ -2,7 +2,8 @@
 --
 -- KEYS  1 position   2 tracks   3 totals   4 cameras   5 clocks   6.. a hash per bucket, each followed by the key of its mark
 -- ARGV  1 start, 2 end ('offset:revision', or '' for none), 3 and 4 the seconds after which tracks, cameras and clocks, and after
---       which totals and the position are gone, where nothing is applied any more; then six lists, each led by its length in items:
+--       which totals and the position are gone, where nothing is applied any more; 5 the mark of the buckets that this step
+--       changes, never given before; then six lists, each led by its length in items:
 --       tracks to set (field, value), tracks to forget (field), totals (field, amount), cameras (field, value), clocks (field, value),
 --       and for each bucket, in the order of KEYS: the second at which it expires, and its (field, amount) pairs.
 -- Returns 1 when applied, 0 where the position is not the start.
@@ -10,7 +11,7 @@ local held = redis.call('GET', KEYS[1]) or ''
 if held ~= ARGV[1] then
   return 0
 end
-local next_arg = 5
+local next_arg = 6
 local function take()
   local value = ARGV[next_arg]
   next_arg = next_arg + 1
@@ -41,7 +42,7 @@ for key = 6, #KEYS, 2 do
     local field = take()
     redis.call('HINCRBY', KEYS[key], field, take())
   end
-  redis.call('SET', KEYS[key + 1], ARGV[2])  -- the step that changed it last: readers ask for what changed since
+  redis.call('SET', KEYS[key + 1], ARGV[5])  -- readers ask for what is marked otherwise than they know
   redis.call('EXPIREAT', KEYS[key], expires)
   redis.call('EXPIREAT', KEYS[key + 1], expires)
 end

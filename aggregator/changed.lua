@@ -1,7 +1,7 @@
 -- Read the buckets of one partition that are not as the reader knows them: what travels is what is new.
 --
 -- KEYS  the buckets, of any resolution, each followed by the key of its mark
--- ARGV  the mark that the reader knows of each: the step that changed it last; '' where it knows nothing
+-- ARGV  the mark that the reader knows of each, given by the step that changed it last; '' where it knows nothing
 -- Returns one flat list: the number of a bucket, its mark, and (field, amount, field, amount ...), for each that differs.
 local answer = {}
 for number, known in ipairs(ARGV) do

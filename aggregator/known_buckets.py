@@ -1,9 +1,10 @@
 """The buckets as a reader last saw them, so that it asks for those alone that changed since, and adds up in memory.
 
 A day is 144 buckets, and nearly all of them lie in the past: a reader that asked for every one at every scrape would be the
-more expensive the more visitors there were. Each bucket carries a mark, the step that changed it last; what has another mark
-than is known is read again, so a correction that comes late is seen, too. What was changed without a mark, by an aggregator of an
-earlier version or by hand, is seen within ten minutes: each bucket is read anew as often as that, one after the other.
+more expensive the more visitors there were. Each bucket carries the mark of the step that changed it last, a word that is
+never given twice; what has another mark than is known is read again: a late correction as well as a store that was lost and
+filled again. What was changed without a mark, by an aggregator of an earlier version or by hand, is seen within ten minutes:
+each bucket is read anew as often as that, one after the other.
 """
 
 from __future__ import annotations

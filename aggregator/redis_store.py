@@ -8,7 +8,7 @@ Keys, with one hash tag per partition, so that a call touches one slot of a clus
     NS:{P}:clocks            camera -> MessagePack of CameraClock
     NS:{P}:cameras           camera -> MessagePack of CameraStatus
     NS:{P}:b:SECONDS:START   field -> visitors; expires
-    NS:{P}:m:SECONDS:START   its mark: the end of the step that changed it last; expires with it
+    NS:{P}:m:SECONDS:START   its mark: a word that the step which changed it last made up; expires with it
     NS:partitions            set of every P that was ever loaded: numbers, which stay
     NS:told                  aggregator -> MessagePack of when it said how it does, and what
 
@@ -25,6 +25,7 @@ from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeVar
+from uuid import uuid4
 
 import msgspec
 import redis
@@ -195,7 +196,7 @@ class RedisStore:
         keys += self._marked(partition, buckets)
         kept = {_field(key): state for key, state in changes.tracks.items() if state is not None}
         forgotten = [_field(key) for key, state in changes.tracks.items() if state is None]
-        arguments: list[Any] = [_text(start), _text(end), *self._gone_after, len(kept)]
+        arguments: list[Any] = [_text(start), _text(end), *self._gone_after, uuid4().hex, len(kept)]
         for field, state in kept.items():
             arguments += (field, _encode(state))
         arguments += (len(forgotten), *forgotten)
@@ -311,13 +312,12 @@ class RedisStore:
     def _key(self, partition: int, name: str) -> str:
         return f"{self._namespace}:{{{partition}}}:{name}"
 
-    def _bucket(self, partition: int, bucket: Bucket) -> str:
-        return self._key(partition, f"b:{bucket.bucket_s}:{bucket.start}")
+    def _bucket(self, partition: int, bucket: Bucket, kind: str = "b") -> str:
+        return self._key(partition, f"{kind}:{bucket.bucket_s}:{bucket.start}")
 
     def _marked(self, partition: int, buckets: Iterable[Bucket]) -> list[str]:
         """Give the keys of *buckets*, each followed by that of its mark."""
-        begin = self._key(partition, "")
-        return [f"{begin}{kind}:{bucket.bucket_s}:{bucket.start}" for bucket in buckets for kind in "bm"]
+        return [self._bucket(partition, bucket, kind) for bucket in buckets for kind in "bm"]
 
     @contextmanager
     def _talking(self) -> Iterator[None]:

@@ -414,13 +414,15 @@ def _open_run(
         out.mkdir(parents=True, exist_ok=True)
         _write_whole(path, msgspec.json.format(msgspec.json.encode(about), indent=1))
         return
-    before = {"face_network": False} | read_run(out)  # runs of earlier versions do not say
+    before = read_run(out)
+    # What an earlier version did not know yet, its runs did without.
+    before = {"face_network": False} | before | {"recipe": as_options(make_recipe(before["recipe"]))}
     differ = [key for key in about if before.get(key) != about[key]]
     if differ:
         options = [
-            f"{key}: {before['recipe'].get(key)} there, {value} now"
+            f"{key}: {before['recipe'][key]} there, {value} now"
             for key, value in as_options(recipe).items()
-            if before.get("recipe", {}).get(key) != value
+            if before["recipe"][key] != value
         ]
         raise ConfigError(
             [

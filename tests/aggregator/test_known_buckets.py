@@ -156,6 +156,19 @@ def test_what_is_gone_is_known_no_more(valkey: EmbeddedValkey) -> None:
     store.close()
 
 
+def test_a_store_that_was_lost_and_filled_again_is_seen_as_it_is(valkey: EmbeddedValkey) -> None:
+    """At the very same position, with other counts: a step's mark is never given twice."""
+    writer, stayed = opened(valkey, "lost"), opened(valkey, "lost")
+    count(writer, NOW, CELLS[0])
+    assert stayed.snapshot(NOW, WINDOWS).windows["24h"][HALL].people == {("male", "25-34"): 1}
+    writer.drop()
+    count(writer, NOW, CELLS[1], amount=2)
+    assert writer.positions([0])[0] == Position(1, 1)
+    assert stayed.snapshot(NOW, WINDOWS).windows["24h"][HALL].people == {("female", "25-34"): 2}
+    writer.close()
+    stayed.close()
+
+
 @given(
     st.dictionaries(st.sampled_from("abcdef"), st.integers(-3, 3)),
     st.dictionaries(st.sampled_from("abcdef"), st.integers(-3, 3)),

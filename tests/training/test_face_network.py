@@ -230,3 +230,19 @@ def test_a_run_learns_from_it_and_leaves_a_plain_model(
     (tmp_path / "run" / "model").rename(tmp_path / "away")
     with pytest.raises(ConfigError, match="face_network differ"):
         train(pictures, known, recipe, tmp_path / "run", init="none", workers=1)
+
+
+def test_a_run_of_an_earlier_version_goes_on(faces: Faces, tmp_path: Path) -> None:
+    """It says nothing of options that there were not; what it does say must be the same."""
+    out, split = tmp_path / "run", split_of(faces, Recipe())
+
+    def begin(recipe: Recipe) -> None:
+        training_module._open_run(out, recipe, faces, split, init="none", teachers=[], seen=None, limit=None)
+
+    begin(Recipe(epochs=3))
+    about = json.loads((out / "run.json").read_text())
+    del about["face_network"], about["recipe"]["face_weight"]
+    (out / "run.json").write_text(json.dumps(about))
+    begin(Recipe(epochs=3))
+    with pytest.raises(ConfigError, match=r"recipe differ[^\n]*\nepochs: 3 there, 4 now"):
+        begin(Recipe(epochs=4))
