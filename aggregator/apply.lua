@@ -42,9 +42,8 @@ for key = 6, #KEYS, 2 do
     local field = take()
     redis.call('HINCRBY', KEYS[key], field, take())
   end
-  redis.call('SET', KEYS[key + 1], ARGV[5])  -- readers ask for what is marked otherwise than they know
+  redis.call('SET', KEYS[key + 1], ARGV[5], 'EXAT', expires)  -- readers ask for what is marked otherwise than they know
   redis.call('EXPIREAT', KEYS[key], expires)
-  redis.call('EXPIREAT', KEYS[key + 1], expires)
 end
 redis.call('SET', KEYS[1], ARGV[2], 'EX', ARGV[4])
 redis.call('EXPIRE', KEYS[3], ARGV[4])
