@@ -7,6 +7,7 @@ first frame; a clock that then leaves ours by half a minute is a fault, and the 
 from __future__ import annotations
 
 import contextlib
+import threading
 import time
 from collections.abc import Iterator
 from functools import cache, partial
@@ -125,8 +126,10 @@ class AvSource:
         self.live = camera.live
         self._camera = camera
         self._paced = camera.live and camera.path is not None
-        self._closed = False
+        self._lock = threading.Lock()  # FFmpeg's own closing is not safe beside itself, nor beside reading
+        self._closed = False  # nobody wants any more
         self._reading = False
+        self._released = False
         self._catch_up = CatchUp()
         address = (reach or Reach()).address(camera)
         scheme = "file" if camera.path is not None else address.split("://", 1)[0].lower()
@@ -162,12 +165,13 @@ class AvSource:
 
     def frames(self) -> Iterator[Frame]:
         """Give every frame in order; ends with a file. Raises SourceLost where the connection breaks."""
-        anchor = time.time() if self.live else time.time() - self.duration_s()
+        if not self._begin():
+            return
         first_at: float | None = None
         lost: SourceLost | None = None
         clock = _StreamClock()
-        self._reading = True
         try:
+            anchor = time.time() if self.live else time.time() - self.duration_s()
             for picture in self._container.decode(self.stream):
                 now = time.time()
                 if self._closed:
@@ -196,8 +200,7 @@ class AvSource:
         except (av.error.FFmpegError, OSError, ValueError) as error:
             lost = None if self._closed else _describe(error, self._camera)
         finally:
-            self._reading = False
-            self._release()
+            self._end(reading=False)
         if lost is not None:
             raise lost  # out here FFmpeg's error, whose text has the password, is not even its context
         if self.live and not self._closed:
@@ -224,11 +227,21 @@ class AvSource:
 
         FFmpeg must not be freed under a thread that reads: where one does, it lets go itself, at its next frame or time-out.
         """
-        self._closed = True
-        if not self._reading:
-            self._release()
+        self._end(closed=True)
 
-    def _release(self) -> None:
+    def _begin(self) -> bool:
+        with self._lock:
+            self._reading = not self._closed
+            return self._reading
+
+    def _end(self, *, reading: bool | None = None, closed: bool | None = None) -> None:
+        """Free what FFmpeg holds, in one thread only and once, where nobody reads; what is given is noted first."""
+        with self._lock:
+            self._closed = self._closed if closed is None else closed
+            self._reading = self._reading if reading is None else reading
+            if self._reading or self._released:
+                return
+            self._released = True
         with contextlib.suppress(Exception):
             self._container.close()
 

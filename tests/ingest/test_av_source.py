@@ -271,6 +271,48 @@ def test_closing_ends_a_reading_thread(guarded: str) -> None:
     assert ended.is_set()
 
 
+class SlowToClose:
+    """A container whose closing takes until it may; all else is the real one's."""
+
+    def __init__(self, container: object) -> None:
+        self._container = container
+        self.begun, self.may = threading.Event(), threading.Event()
+        self.closings = 0
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._container, name)
+
+    def close(self) -> None:
+        """Note that it has begun, and wait."""
+        self.closings += 1
+        self.begun.set()
+        assert self.may.wait(PATIENCE_S)
+        self._container.close()  # type: ignore[attr-defined]
+
+
+def test_a_connection_is_freed_once_whoever_else_lets_go_of_it_meanwhile(numbered_film: Path) -> None:
+    """Saying good-bye to a camera takes its time; FFmpeg crashes where two threads do it, or one while another reads."""
+    source = opened(Camera.model_validate({"id": "a", "url": str(numbered_film)}))
+    slow = source._container = SlowToClose(source._container)  # type: ignore[assignment]
+    reader = threading.Thread(target=read_all, args=(source.frames(),), daemon=True)
+    reader.start()
+    assert slow.begun.wait(PATIENCE_S)
+    source.close()  # neither waits nor frees it again
+    slow.may.set()
+    reader.join(PATIENCE_S)
+    source.close()
+    assert not reader.is_alive()
+    assert slow.closings == 1
+
+
+def test_what_was_closed_before_it_was_read_is_never_read(numbered_film: Path) -> None:
+    """Who reads may come to it only after somebody else has let go."""
+    source = opened(Camera.model_validate({"id": "a", "url": str(numbered_film)}))
+    frames = source.frames()
+    source.close()
+    assert list(frames) == []
+
+
 # ── how it fails, and what is not said ────────────────────────────────────────────────────────────────────────────────
 
 
