@@ -9,8 +9,10 @@ from __future__ import annotations
 import multiprocessing
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
@@ -52,11 +54,7 @@ def _at(folder: Path, cores: list[int], say: Callable[[str], None], rounds: int,
     threads = len(cores)
     on = f"{threads} thread{'s' if threads > 1 else ''}"
 
-    def apart(work: Callable[..., Any], *arguments: object) -> Any:
-        context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(1, mp_context=context, initializer=_hold, initargs=(cores,)) as process:
-            return process.submit(work, *arguments).result()
-
+    apart = partial(_apart, cores)
     say(f"matrix products, {on}")
     peak = apart(_float_product, rounds)
     bytes_peak = apart(_byte_product, threads, rounds) if find_spec("onnx") else None
@@ -115,13 +113,27 @@ def _accelerator() -> bool:
 # ── what runs in processes of their own ───────────────────────────────────────────────────────────────────────────────────
 
 
-def _hold(cores: Sequence[int]) -> None:
-    """Keep this process, whatever threads its libraries start, to *cores*."""
-    os.sched_setaffinity(0, cores)
-    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-        os.environ[name] = str(len(cores))
-    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+def _apart(cores: Sequence[int], work: Callable[..., Any], *arguments: object) -> Any:
+    """Do *work* in a process of its own that is held to *cores*, with all the threads that its libraries start."""
+    context = multiprocessing.get_context("spawn")
+    with _surroundings(cores), ProcessPoolExecutor(1, mp_context=context) as process:
+        return process.submit(work, *arguments).result()
+
+
+@contextmanager
+def _surroundings(cores: Sequence[int]) -> Iterator[None]:
+    """Be, for a while, what a process on *cores* is to inherit: once it runs it is too late, numpy has started its threads."""
+    before, held = dict(os.environ), os.sched_getaffinity(0)
     os.environ.pop("KERAS_BACKEND", None)
+    names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+    os.environ.update(dict.fromkeys(names, str(len(cores))), TF_CPP_MIN_LOG_LEVEL="3")
+    os.sched_setaffinity(0, cores)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, held)
+        os.environ.clear()
+        os.environ.update(before)
 
 
 def _most(work: Callable[[], float], rounds: int) -> float:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 import keras
+import numpy as np
 import pytest
 
 from ingest.detection import open_detection
 from pipeline.bench import gpu
 from pipeline.bench.detect import _crowd, measure_detection
-from pipeline.bench.inference import _byte_product, _peer, operations_of
+from pipeline.bench.inference import _apart, _byte_product, _peer, operations_of
 
 pytest.importorskip("onnx", reason="the peers are written with the package onnx, of the extra `training`")
 
@@ -41,6 +45,24 @@ def test_operations_are_two_for_each_weight_wherever_it_is_used() -> None:
 def test_a_product_of_bytes_is_measured() -> None:
     """More than nothing."""
     assert _byte_product(1, 1) > 0
+
+
+def _threads_after_a_product() -> list[str]:
+    """Multiply matrices that are large enough for every thread there is; give the cores that each may use."""
+    a = np.ones((1024, 1024), np.float32)
+    a @ a
+    tasks = Path("/proc/self/task").glob("*/status")
+    lines = [line for task in tasks for line in task.read_text().splitlines() if line.startswith("Cpus_allowed_list")]
+    return [line.partition(":")[2].strip() for line in lines]
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="threads are counted where Linux lists them")
+def test_what_is_measured_on_a_core_stays_on_it() -> None:
+    """Also the threads that numpy starts as it is loaded: else the limit of one core is what all of them reach."""
+    before, cores = dict(os.environ), os.sched_getaffinity(0)
+    core = min(cores)
+    assert set(_apart([core], _threads_after_a_product)) == {str(core)}
+    assert (dict(os.environ), os.sched_getaffinity(0)) == (before, cores)
 
 
 def test_both_detectors_are_measured_on_a_picture_with_faces() -> None:
