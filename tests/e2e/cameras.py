@@ -8,10 +8,12 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -91,7 +93,17 @@ class Cameras:
             [*command, str(self.port), *self._items], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
         wait_until(lambda: listens(self.port), timeout_s=30, what="a server of cameras")
+        if not self._gstreamer:  # it listens before it has read its films, and says 404 meanwhile
+            for item in self._items:
+                path = item.partition("=")[0]
+                wait_until(partial(self._serves, path), timeout_s=30, what=f"the camera {path}")
         return self
+
+    def _serves(self, path: str) -> bool:
+        """Tell whether there is a camera at *path*, even one that asks for a password."""
+        with socket.create_connection(("127.0.0.1", self.port), 5) as client:
+            client.sendall(f"DESCRIBE {self.url(path)} RTSP/1.0\r\nCSeq: 1\r\n\r\n".encode())
+            return client.recv(64).split(b" ")[1:2] in ([b"200"], [b"401"])
 
     def kill(self) -> None:
         """Kill it as the kernel would."""
