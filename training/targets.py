@@ -34,7 +34,7 @@ class Word(NamedTuple):
 class Targets(NamedTuple):
     """Soft labels of n faces, by the network's outputs."""
 
-    age: Floats  # (n, years + 1): a distribution over years; the last column is the age itself, for the Huber loss
+    age: Floats  # (n, years + 1): a distribution over years; the last column is the age that is taught, for the Huber loss
     gender: Floats  # (n, 2)
     ethnicity: Floats  # (n, 5)
     face: Floats  # (n, d): what another network sees in them; d = 0 where there is none, and no such output
@@ -56,21 +56,25 @@ def smoothed(labels: NDArray[np.int64], classes: int, smoothing: float) -> Float
 
 
 def make_targets(faces: Faces, recipe: Recipe, teacher: Word | None = None, face: Floats | None = None) -> Targets:
-    """Make the soft labels of all faces; a teacher's probabilities are mixed in as `recipe.distillation` says.
+    """Make the soft labels of all faces; a teacher's probabilities are mixed in as `recipe.distillation` says, and its ages.
 
     *face* (n, d) is what another network sees in them, for the network to learn beside.
     """
     age = age_distribution(faces.age, recipe)
     gender = smoothed(faces.gender, 2, recipe.gender_smoothing)
     ethnicity = smoothed(faces.ethnicity, 5, recipe.ethnicity_smoothing)
+    taught = faces.age
     if teacher is not None:
         share = np.float32(recipe.distillation)
         age, gender, ethnicity = (
             (1 - share) * own + share * said for own, said in zip((age, gender, ethnicity), teacher, strict=True)
         )
+        first, last = recipe.ages
+        said = teacher.age @ np.arange(first, last + 1, dtype=np.float32)
+        taught = np.asarray((1 - share) * faces.age + share * said, np.float32)
     if face is None:
         face = np.zeros((len(faces), 0), np.float32)
-    return Targets(np.concatenate([age, faces.age[:, None]], axis=1), gender, ethnicity, face)
+    return Targets(np.concatenate([age, taught[:, None]], axis=1), gender, ethnicity, face)
 
 
 def mixed_up(

@@ -53,7 +53,7 @@ def test_smoothing_spreads_a_label_over_all_classes() -> None:
 
 
 def test_a_teacher_s_word_is_mixed_in_by_its_share(faces: Faces) -> None:
-    """Half own, half said; the age for the Huber loss stays the true one."""
+    """Half own, half said, the age for the Huber loss, too."""
     teacher = Word(
         np.full((200, 117), 1 / 117, np.float32), np.full((200, 2), 0.5, np.float32), np.full((200, 5), 0.2, np.float32)
     )
@@ -62,7 +62,13 @@ def test_a_teacher_s_word_is_mixed_in_by_its_share(faces: Faces) -> None:
     assert mixed.gender.max() == pytest.approx(0.75)
     assert mixed.ethnicity.max() == pytest.approx(0.6)
     assert mixed.age[:, :-1].sum(axis=1) == pytest.approx(1, abs=1e-5)
-    assert (mixed.age[:, -1] == faces.age).all()
+    said = teacher.age @ np.arange(teacher.age.shape[1])
+    assert mixed.age[:, -1] == pytest.approx((faces.age + said) / 2)
+    # Wholly the teacher's, nothing of a face's own label is left to be learned by heart.
+    other = replace(faces, age=faces.age[::-1], gender=1 - faces.gender, ethnicity=(faces.ethnicity + 1) % 5)
+    by_the_teacher, by_the_same = (make_targets(each, Recipe(distillation=1), teacher) for each in (faces, other))
+    for one, same in zip(by_the_teacher, by_the_same, strict=True):
+        assert one == pytest.approx(same)
 
 
 @settings(max_examples=40, deadline=None)
