@@ -42,9 +42,9 @@ EVERY = [pytest.param(name, marks=pytest.mark.slow if name == "jax" else ()) for
 # Of the same pixels, largest: what the arithmetic of engines and processors may differ by, and the fourth decimal of the file;
 # int8 differs by 0.1 (logits are 1 in size).
 SAME_PIXELS = {EXACT: 2e-3, ROUNDED: 0.25}
-# From picture to logits, on average: one grey level of noise and a landmark moved by 0.02 px, which other builds of OpenCV may
-# differ by, make 0.19; a crop cut eight pixels beside makes 0.4, swapped channels make 1.0.
-SAME_PICTURES = 0.25
+# From picture to logits, on average: one grey level of noise and a crop moved by a tenth of a pixel, more than other builds of
+# OpenCV differ by, make 0.06, int8 another 0.04; a crop cut eight pixels beside makes 0.22, swapped channels make 0.7.
+SAME_PICTURES = 0.15
 
 
 @pytest.fixture(scope="module")
