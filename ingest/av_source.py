@@ -200,7 +200,8 @@ class AvSource:
         except (av.error.FFmpegError, OSError, ValueError) as error:
             lost = None if self._closed else _describe(error, self._camera)
         finally:
-            self._end(reading=False)
+            self._reading = False
+            self._free()
         if lost is not None:
             raise lost  # out here FFmpeg's error, whose text has the password, is not even its context
         if self.live and not self._closed:
@@ -227,18 +228,18 @@ class AvSource:
 
         FFmpeg must not be freed under a thread that reads: where one does, it lets go itself, at its next frame or time-out.
         """
-        self._end(closed=True)
+        self._closed = True
+        self._free()
 
     def _begin(self) -> bool:
+        """Begin to read, where nobody has let go; nothing is freed from here on."""
         with self._lock:
             self._reading = not self._closed
             return self._reading
 
-    def _end(self, *, reading: bool | None = None, closed: bool | None = None) -> None:
-        """Free what FFmpeg holds, in one thread only and once, where nobody reads; what is given is noted first."""
+    def _free(self) -> None:
+        """Free what FFmpeg holds, once and in one thread only, where nobody reads."""
         with self._lock:
-            self._closed = self._closed if closed is None else closed
-            self._reading = self._reading if reading is None else reading
             if self._reading or self._released:
                 return
             self._released = True

@@ -196,9 +196,8 @@ def probe(seen: Seen, faces: Faces, learning: NDArray[np.int64], recipe: Recipe)
         model = _fitted(inputs[taught], {name: values[taught] for name, values in wanted.items()}, recipe.seed + number)
         for answered, share in ((asked, 1.0), (others, 1 / _FOLDS)):
             if len(answered):
-                logits = model(
-                    inputs[answered], training=False
-                )  # as it is: a batch of another shape would be traced anew
+                # Called as it is: `predict_on_batch` would trace each batch of another shape anew.
+                logits = model(inputs[answered], training=False)
                 for name, values in said.items():
                     values[answered] += np.float32(share) * softmax(np.asarray(logits[name], np.float32))
     return Word(*(said[name] for name in ATTRIBUTES))
