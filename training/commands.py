@@ -66,9 +66,11 @@ def train(
         typer.Option("--teacher", help="The folder of a model or run to learn from; several are an ensemble."),
     ] = None,
     face_network: Annotated[
-        Path | None,
+        list[Path] | None,
         typer.Option(
-            "--face-network", help="A face-recognition network to learn from: faceres-deep.json, see the docs."
+            "--face-network",
+            help="A face-recognition network to learn from, faceres-deep.json or w600k_mbf.onnx, see the docs; both teach "
+            "better than one.",
         ),
     ] = None,
     limit: Annotated[
@@ -105,7 +107,7 @@ def train(
 
     parts = split_of(faces, chosen)
     with _progress(console) as begin:
-        seen = see_faces(face_network, data, faces, progress=begin("looking")) if face_network else None
+        seen = see_faces(face_network, data, faces, limit=limit, begin=begin) if face_network else None
     console.print(
         f"{len(parts.train):,} faces to train, {len(parts.validation):,} to choose, {len(parts.test):,} for the test"
     )

