@@ -191,7 +191,8 @@ def _targets(
 ) -> Targets:
     """Make what all faces are taught, by their labels, the teachers and what face networks have seen."""
     face = None if seen is None else face_targets(seen, split.train)
-    probed = [] if seen is None else [probe(seen, faces, split.train, recipe)]
+    # What small networks make of several networks' features is said by each of those.
+    probed = [] if seen is None else [probe(seen, faces, split.train, recipe)] * len(seen.networks)
     return make_targets(faces, recipe, teacher_targets(teachers, data, faces, recipe, limit, probed), face)
 
 
