@@ -101,15 +101,17 @@ def train(
         faces = load_faces(data, chosen.crop, limit=limit, progress=begin("cutting faces"))
     _tell_left_out(console, faces)
     _quiet_tensorflow(threads)
-    from training.face_network import see_faces
+    from training.face_network import draw_pairs, see_faces
     from training.train import read_history, split_of
     from training.train import train as run
 
     parts = split_of(faces, chosen)
     with _progress(console) as begin:
-        seen = see_faces(face_network, data, faces, limit=limit, begin=begin) if face_network else None
+        pairs = draw_pairs(faces, parts.train, chosen)
+        seen = see_faces(face_network, data, faces, pairs=pairs, limit=limit, begin=begin) if face_network else None
+    blends = f" and {len(pairs):,} blends" if len(pairs) else ""
     console.print(
-        f"{len(parts.train):,} faces to train, {len(parts.validation):,} to choose, {len(parts.test):,} for the test"
+        f"{len(parts.train):,} faces to train{blends}, {len(parts.validation):,} to choose, {len(parts.test):,} for the test"
     )
     with Progress(
         TextColumn("epoch {task.fields[epoch]}/{task.fields[epochs]}"),

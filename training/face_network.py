@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -23,8 +24,9 @@ from numpy.typing import NDArray
 
 from inference.heads import softmax
 from pipeline.attributes import ATTRIBUTES
-from training.dataset import Faces, cache_folder, keep_arrays, kept_arrays
-from training.published_networks import Begin, FaceNetwork, network_of
+from training.blending import NO_PAIRS, Pairs, blend, pair_up
+from training.dataset import Faces, Progress, cache_folder, keep_arrays, kept_arrays
+from training.published_networks import Begin, FaceNetwork, Look, Views, network_of
 from training.recipe import Recipe
 from training.splits import near_duplicates, spread_evenly, strata
 from training.targets import Floats, Word, make_targets
@@ -39,11 +41,12 @@ def _unwatched(_what: str) -> None:
 
 
 class Seen(NamedTuple):
-    """What networks say of n faces: the mean of what they say of each and of its mirror image."""
+    """What networks say of n faces, blends included: the mean of what they say of each and of its mirror image."""
 
     features: Floats  # (n, d)
     said: Floats  # (n, m): whatever else, for the small networks alone; m may be 0
     networks: tuple[str, ...]  # digests
+    pairs: Pairs = NO_PAIRS  # whose blends are the last rows
 
 
 def see_faces(
@@ -51,43 +54,87 @@ def see_faces(
     data: Path,
     faces: Faces,
     *,
+    pairs: Pairs = NO_PAIRS,
     limit: int | None = None,
     networks: Sequence[FaceNetwork] | None = None,
     begin: Begin = _unwatched,
 ) -> Seen:
     """Let the networks at *paths* look at every face of *data*, or take what they saw before from the cache.
 
-    *limit* says that *faces* were drawn, that many. *networks* are what the files are to be, where not the published
-    ones. *begin* gives, for each piece of work, what hears of its progress. Raises ConfigError where a file is not what
-    it should be.
+    They look at the blends of *pairs* after that, mixed from what they are shown of the two faces. *limit* says that
+    *faces* were drawn, that many. *networks* are what the files are to be, where not the published ones. *begin* gives,
+    for each piece of work, what hears of its progress. Raises ConfigError where a file is not what it should be.
     """
     known = [network_of(path) for path in paths] if networks is None else list(networks)
     read = [network.read(path, network) for path, network in zip(paths, known, strict=True)]  # all, before any looks
-    each = [_seen_by(content, network, data, faces, limit, begin) for content, network in zip(read, known, strict=True)]
+    each = [
+        _seen_by(content, network, data, faces, pairs, limit, begin)
+        for content, network in zip(read, known, strict=True)
+    ]
     features, said = (np.concatenate(values, axis=1) for values in zip(*each, strict=True))
-    return Seen(features, said, tuple(network.digest for network in known))
+    return Seen(features, said, tuple(network.digest for network in known), pairs)
 
 
 def _seen_by(
-    read: Any, network: FaceNetwork, data: Path, faces: Faces, limit: int | None, begin: Begin
+    read: Any, network: FaceNetwork, data: Path, faces: Faces, pairs: Pairs, limit: int | None, begin: Begin
 ) -> tuple[Floats, Floats]:
-    key = hashlib.sha256("\n".join((faces.digest, network.digest, str(_CACHE_VERSION))).encode())
-    kept = cache_folder() / f"seen-{key.hexdigest()[:24]}.npz"
-    if (known := kept_arrays(kept)) is not None:
-        return known["features"].astype(np.float32), known["said"].astype(np.float32)
-    view, look = network.views(data, faces, limit, begin), network.run(read)
-    progress = begin(f"looking: {network.title}")
+    """Give what one network says of the faces, and after them of the blends: features and what else it says."""
+
+    @cache  # neither is needed where all is known
+    def opened() -> tuple[Views, Look]:
+        return network.views(data, faces, limit, begin), network.run(read)
+
+    def mixed(view: Views) -> Views:
+        return lambda rows: blend(view(pairs.one[rows]), view(pairs.two[rows]), pairs.share[rows])
+
+    drawn = hashlib.sha256(b"".join(values.tobytes() for values in pairs)).hexdigest()
+    found: list[Mapping[str, Any]] = []
+    for kind, count, what in (("", len(faces), "looking"), (drawn, len(pairs), "looking at blends")):
+        if not count:
+            continue
+        key = hashlib.sha256("\n".join((faces.digest, network.digest, str(_CACHE_VERSION), kind)).encode())
+        file = cache_folder() / f"seen-{key.hexdigest()[:24]}.npz"
+        if (kept := kept_arrays(file)) is None:
+            view, look = opened()
+            features, said = _looked_at(look, mixed(view) if kind else view, count, begin(f"{what}: {network.title}"))
+            kept = {"features": features.astype(np.float16), "said": said.astype(np.float16)}
+            keep_arrays(file, kept)
+        found.append(kept)
+    features, said = (
+        np.concatenate([each[name] for each in found]).astype(np.float32) for name in ("features", "said")
+    )
+    return features, said
+
+
+def _looked_at(look: Look, shown: Views, count: int, progress: Progress | None) -> tuple[Floats, Floats]:
+    """Show a network *count* pictures and their mirror images."""
     parts: list[tuple[Floats, Floats]] = []
-    for start in range(0, len(faces), _BATCH):
-        pictures = view(np.arange(start, min(start + _BATCH, len(faces))))
+    for start in range(0, count, _BATCH):
+        pictures = shown(np.arange(start, min(start + _BATCH, count)))
         both = zip(look(pictures), look(np.ascontiguousarray(pictures[:, :, ::-1])), strict=True)
         features, said = (np.asarray((own + mirrored) / 2, np.float32) for own, mirrored in both)
         parts.append((features, said))
         if progress:
-            progress(start + len(pictures), len(faces))
+            progress(start + len(pictures), count)
     features, said = (np.concatenate(values) for values in zip(*parts, strict=True))
-    keep_arrays(kept, {"features": features.astype(np.float16), "said": said.astype(np.float16)})
     return features, said
+
+
+def folds_of(faces: Faces, learning: NDArray[np.int64], recipe: Recipe) -> NDArray[np.int64]:
+    """Lay the rows *learning* in five folds, near-duplicates in one: (len(learning),)."""
+    rows = faces.take(learning)
+    place = spread_evenly(
+        near_duplicates(rows.hashes), strata(rows.age, rows.gender, rows.ethnicity), recipe.split_seed
+    )
+    return np.floor(place * _FOLDS).astype(np.int64)
+
+
+def draw_pairs(faces: Faces, learning: NDArray[np.int64], recipe: Recipe) -> Pairs:
+    """Draw the recipe's blends, each within a fold, so that there is a network that has learned neither face."""
+    if recipe.blends <= 0:
+        return NO_PAIRS
+    fold = folds_of(faces, learning, recipe)
+    return pair_up(faces, learning, fold, each=recipe.blends, seed=recipe.split_seed)
 
 
 def _standardised(values: Floats, learning: NDArray[np.int64]) -> Floats:
@@ -105,20 +152,19 @@ def probe(seen: Seen, faces: Faces, learning: NDArray[np.int64], recipe: Recipe)
     """Say each face's age, gender and ethnicity by what was seen: probabilities, from networks that did not learn that face.
 
     The rows *learning* lie in five folds, near-duplicates in one; each is answered for by a network that learned the four
-    others, and every other row by all five. Labels are softened as the recipe says.
+    others, and every other row by all five. A blend is answered for like its two faces, which lie in one fold, and comes
+    after all faces. Labels are softened as the recipe says.
     """
-    rows = faces.take(learning)
-    place = spread_evenly(
-        near_duplicates(rows.hashes), strata(rows.age, rows.gender, rows.ethnicity), recipe.split_seed
-    )
-    fold = np.floor(place * _FOLDS).astype(np.int64)
+    fold = np.full(len(faces), -1)
+    fold[learning] = folds_of(faces, learning, recipe)
+    fold = np.concatenate([fold, fold[seen.pairs.one]])
     inputs = _standardised(np.concatenate([seen.features, seen.said], axis=1), learning)
     labels = make_targets(faces, recipe)
     wanted = {"age": labels.age[:, :-1], "gender": labels.gender, "ethnicity": labels.ethnicity}
-    others = np.setdiff1d(np.arange(len(faces)), learning)
-    said = {name: np.zeros_like(values) for name, values in wanted.items()}
+    others = np.flatnonzero(fold < 0)
+    said = {name: np.zeros((len(fold), values.shape[1]), np.float32) for name, values in wanted.items()}
     for number in range(_FOLDS):
-        taught, asked = learning[fold != number], learning[fold == number]
+        taught, asked = learning[fold[learning] != number], np.flatnonzero(fold == number)
         model = _fitted(inputs[taught], {name: values[taught] for name, values in wanted.items()}, recipe.seed + number)
         for answered, share in ((asked, 1.0), (others, 1 / _FOLDS)):
             if len(answered):

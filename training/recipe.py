@@ -70,6 +70,9 @@ class Recipe:
     face_weight: float = _number(
         3.0, 0.0, 100.0, "of the error in foretelling what --face-network sees, in the sum, where that is given"
     )
+    blends: float = _number(
+        0.0, 0.0, 4.0, "of two faces, per face, for which the word of --face-network's networks is all there is"
+    )
     # the faces' order
     age_balance: float = _number(0.0, 0.0, 1.0, "oversampling of rare decades: 0 none, 1 all alike")
     ethnicity_balance: float = _number(0.3, 0.0, 1.0, "oversampling of rare ethnicities: 0 none, 1 all alike")

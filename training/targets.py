@@ -77,6 +77,13 @@ def make_targets(faces: Faces, recipe: Recipe, teacher: Word | None = None, face
     return Targets(np.concatenate([age, taught[:, None]], axis=1), gender, ethnicity, face)
 
 
+def targets_by(word: Word, recipe: Recipe, face: Floats) -> Targets:
+    """Make the soft labels of faces that have none of their own: all is the teachers' *word*, and *face* as above."""
+    first, last = recipe.ages
+    said = word.age @ np.arange(first, last + 1, dtype=np.float32)
+    return Targets(np.concatenate([word.age, said[:, None]], axis=1), word.gender, word.ethnicity, face)
+
+
 def mixed_up(
     crops: NDArray[np.uint8], targets: Targets, generator: Generator, alpha: float
 ) -> tuple[NDArray[np.uint8], Targets]:

@@ -35,6 +35,7 @@ from numpy.typing import NDArray
 from inference.heads import read_heads, softmax
 from pipeline.errors import ConfigError
 from pipeline.manifest import Manifest, load_manifest, verified_weights
+from training.blending import NO_PAIRS, with_blends
 from training.dataset import Faces, load_faces
 from training.face_network import Seen, face_targets, probe
 from training.feeding import Feeder, steps_per_epoch
@@ -51,6 +52,7 @@ from training.targets import (
     head_losses,
     make_targets,
     oversampling_shift,
+    targets_by,
 )
 
 RUN_NAME: Final = "run.json"
@@ -189,11 +191,15 @@ def _targets(
     seen: Seen | None,
     limit: int | None,
 ) -> Targets:
-    """Make what all faces are taught, by their labels, the teachers and what face networks have seen."""
-    face = None if seen is None else face_targets(seen, split.train)
+    """Make what all faces are taught, by their labels, the teachers and what face networks have seen; blends after them."""
+    if seen is None:
+        return make_targets(faces, recipe, teacher_targets(teachers, data, faces, recipe, limit))
+    count, face, word = len(faces), face_targets(seen, split.train), probe(seen, faces, split.train, recipe)
     # What small networks make of several networks' features is said by each of those.
-    probed = [] if seen is None else [probe(seen, faces, split.train, recipe)] * len(seen.networks)
-    return make_targets(faces, recipe, teacher_targets(teachers, data, faces, recipe, limit, probed), face)
+    probed = [Word(*(values[:count] for values in word))] * len(seen.networks)
+    targets = make_targets(faces, recipe, teacher_targets(teachers, data, faces, recipe, limit, probed), face[:count])
+    blends = targets_by(Word(*(values[count:] for values in word)), recipe, face[count:])
+    return Targets(*(np.concatenate(each) for each in zip(targets, blends, strict=True)))
 
 
 def train(
@@ -220,20 +226,19 @@ def train(
     Raises ConfigError where *out* holds another run, or one that is done, or has nothing to finish.
     """
     split = split_of(faces, recipe)
-    if finish and not (out / BEST_NAME).is_file():
-        raise ConfigError(
-            f"out {out}: no whole epoch was trained there, so nothing can be finished; leave --finish out"
-        )
+    _check(out, recipe, seen, finish=finish)
     _open_run(out, recipe, faces, split, init=init, teachers=teachers, seen=seen, limit=limit)
-    steps = steps_per_epoch(len(split.train), recipe)
+    pairs = NO_PAIRS if seen is None else seen.pairs
+    learning, choosing = with_blends(faces, pairs, split.train), faces.take(split.validation)
+    steps = steps_per_epoch(len(learning), recipe)
     fresh = not (out / STATE_NAME).is_file()
     targets = _targets(data, faces, recipe, split, teachers, seen, limit)
     model = build_model(recipe, init if fresh else NO_INIT, for_training=True, face_width=targets.face.shape[1])
     compile_model(model, recipe, steps * recipe.epochs)
     model.optimizer.build(model.trainable_variables)
     state = _told_by(read_history(out)) if finish else RunState() if fresh else _load_state(out / STATE_NAME, model)
-    learning, choosing = faces.take(split.train), faces.take(split.validation)
-    learned, chosen = (Targets(*(values[rows] for values in targets)) for rows in (split.train, split.validation))
+    taught = np.concatenate([split.train, len(faces) + np.arange(len(pairs))])
+    learned, chosen = (Targets(*(values[rows] for values in targets)) for rows in (taught, split.validation))
     judge = Manifest(name="", weights="", sha256="", crop=recipe.crop, ages=recipe.ages)
     statistics = batch_statistics(model)
     saver = _Saver(out / STATE_NAME)
@@ -280,6 +285,16 @@ def train(
             tell(row)
     shift = oversampling_shift(learned.age[:, :-1], drawing_weights(learning, recipe))
     return _finish(out, recipe, faces, split, state=state, name=name, shift=shift)
+
+
+def _check(out: Path, recipe: Recipe, seen: Seen | None, *, finish: bool) -> None:
+    """Raise ConfigError where this run cannot be."""
+    if recipe.blends > 0 and seen is None:
+        raise ConfigError("recipe blends: only face networks can say what a blend is; give --face-network, or blends=0")
+    if finish and not (out / BEST_NAME).is_file():
+        raise ConfigError(
+            f"out {out}: no whole epoch was trained there, so nothing can be finished; leave --finish out"
+        )
 
 
 def _told_by(history: list[dict[str, float]]) -> RunState:

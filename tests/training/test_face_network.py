@@ -17,8 +17,9 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 from pipeline.errors import ConfigError
 from training import face_network as module
 from training import train as training_module
+from training.blending import Pairs
 from training.dataset import Faces, Progress, load_faces
-from training.face_network import Seen, face_targets, probe, see_faces
+from training.face_network import Seen, draw_pairs, face_targets, probe, see_faces
 from training.model import FACE, build_model, own_weights
 from training.published_networks import FACERES, FACERES_SIDE_PX, MOBILEFACENET, FaceNetwork, Look, network_of, prepared
 from training.recipe import Recipe
@@ -182,6 +183,54 @@ def test_they_look_at_each_face_once(
     np.testing.assert_allclose(seen.said, again.said, rtol=2e-3, atol=1e-3)
 
 
+def test_blends_are_looked_at_after_the_faces(pictures: Path, exported: tuple[Path, FaceNetwork]) -> None:
+    """Mixed from what the network is shown of the two; kept for those pairs alone."""
+    path, network = exported
+    known = load_faces(pictures, Recipe(size_px=32).crop)
+    pairs = Pairs(np.array([0, 1, 2]), np.array([3, 4, 5]), np.array([0.4, 0.5, 0.6], np.float32))
+    network = network._replace(
+        run=lambda _: lambda shown: (shown.mean(axis=(1, 2)), shown[:, 0, 0, :1]), digest="f" * 64
+    )
+    network = network._replace(read=lambda *_: b"")
+    seen = see_faces([path], pictures, known, pairs=pairs, networks=[network])
+    assert seen.features.shape == (63, 3)
+    assert seen.said.shape == (63, 1)
+    share = pairs.share[:, None]
+    wanted = share * seen.features[pairs.one] + (1 - share) * seen.features[pairs.two]
+    np.testing.assert_allclose(seen.features[60:], wanted, atol=2e-3)
+    others = see_faces([path], pictures, known, pairs=pairs._replace(two=np.array([6, 7, 8])), networks=[network])
+    np.testing.assert_array_equal(others.features[:60], seen.features[:60])
+    assert np.abs(others.features[60:] - seen.features[60:]).max() > 0.01
+
+
+def test_a_blend_is_answered_for_like_its_two_faces(faces: Faces, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the network that learned neither, once."""
+    split = split_of(faces, Recipe())
+    pairs = draw_pairs(faces, split.train, Recipe(blends=1))
+    plain = noise(len(faces) + len(pairs))
+    answered: dict[bytes, list[set[bytes]]] = {}
+
+    class Echo:
+        def __init__(self, inputs: np.ndarray[Any, Any]) -> None:
+            self.learned = {row.tobytes() for row in inputs}
+
+        def __call__(self, inputs: np.ndarray[Any, Any], *, training: bool) -> dict[str, np.ndarray[Any, Any]]:
+            for row in inputs:
+                answered.setdefault(row.tobytes(), []).append(self.learned)
+            return {
+                name: np.zeros((len(inputs), width)) for name, width in (("age", 117), ("gender", 2), ("ethnicity", 5))
+            }
+
+    monkeypatch.setattr(module, "_fitted", lambda inputs, _wanted, _seed: Echo(inputs))
+    word = probe(plain._replace(pairs=pairs), faces, split.train, Recipe())
+    assert len(word.age) == len(faces) + len(pairs)
+    np.testing.assert_allclose(word.age.sum(axis=1), 1, rtol=1e-4)
+    inputs = module._standardised(np.concatenate([plain.features, plain.said], axis=1), split.train)
+    for number, (one, two) in enumerate(zip(pairs.one, pairs.two, strict=True)):
+        (learned,) = answered[inputs[len(faces) + number].tobytes()]
+        assert not learned & {inputs[one].tobytes(), inputs[two].tobytes()}
+
+
 def test_the_mean_of_a_face_and_its_mirror_image_is_kept(pictures: Path, exported: tuple[Path, FaceNetwork]) -> None:
     """By a network that looks at the left half only."""
     path, network = exported
@@ -288,10 +337,14 @@ def test_a_run_learns_from_it_and_leaves_a_plain_model(
     """The output beside is for training only, and the run does not go on without what it was begun with."""
     import tensorflow as tf  # noqa: PLC0415  seconds to import
 
-    recipe = Recipe(size_px=32, alpha=0.35, head_units=16, frozen_blocks=16, batch=16, epochs=2, split="fold1/4")
+    recipe = Recipe(
+        size_px=32, alpha=0.35, head_units=16, frozen_blocks=16, batch=16, epochs=2, split="fold1/4", blends=0.5
+    )
     known = load_faces(pictures, recipe.crop)
-    seen, rows = noise(len(known)), list[dict[str, float]]()
-    monkeypatch.setattr(training_module, "probe", lambda *_: evenly(len(known)))
+    pairs = draw_pairs(known, split_of(known, recipe).train, recipe)
+    assert len(pairs) > 5
+    seen, rows = noise(len(known) + len(pairs))._replace(pairs=pairs), list[dict[str, float]]()
+    monkeypatch.setattr(training_module, "probe", lambda *_: evenly(len(known) + len(pairs)))
     tf.config.run_functions_eagerly(True)
     try:
         made = train(pictures, known, recipe, tmp_path / "run", init="none", seen=seen, workers=1, tell=rows.append)
@@ -307,7 +360,9 @@ def test_a_run_learns_from_it_and_leaves_a_plain_model(
     assert [tuple(each.shape) for each in load_best(tmp_path / "run", recipe).weights] == shapes
     (tmp_path / "run" / "model").rename(tmp_path / "away")
     with pytest.raises(ConfigError, match="face_networks differ"):
-        train(pictures, known, recipe, tmp_path / "run", init="none", workers=1)
+        train(
+            pictures, known, recipe, tmp_path / "run", init="none", seen=seen._replace(networks=("another",)), workers=1
+        )
 
 
 def test_a_run_of_an_earlier_version_goes_on(faces: Faces, tmp_path: Path) -> None:
@@ -319,7 +374,7 @@ def test_a_run_of_an_earlier_version_goes_on(faces: Faces, tmp_path: Path) -> No
 
     begin(Recipe(epochs=3))
     about = json.loads((out / "run.json").read_text())
-    del about["face_networks"], about["recipe"]["face_weight"]
+    del about["face_networks"], about["recipe"]["face_weight"], about["recipe"]["blends"]
     (out / "run.json").write_text(json.dumps(about))
     begin(Recipe(epochs=3))
     with pytest.raises(ConfigError, match=r"recipe differ[^\n]*\nepochs: 3 there, 4 now"):
