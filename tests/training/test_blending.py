@@ -10,14 +10,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from inference.heads import softmax
 from pipeline.errors import ConfigError
 from training.blending import NO_PAIRS, Pairs, blend, pair_up, with_blends
 from training.dataset import Faces, load_faces
 from training.face_network import draw_pairs, folds_of
 from training.recipe import Recipe
 from training.splits import difference_hash
-from training.targets import Word, targets_by
+from training.targets import Word, smoothed, targets_by
 from training.train import split_of, train
 
 generator = np.random.default_rng(4)
@@ -97,7 +96,7 @@ def test_blends_come_after_the_faces(pictures: Path) -> None:
 
 def test_what_has_no_label_is_taught_by_the_word_alone() -> None:
     """The age for the Huber loss, too."""
-    word = Word(*(softmax(generator.normal(size=(3, width)).astype(np.float32)) for width in (117, 2, 5)))
+    word = Word(*(smoothed(generator.integers(0, width, 3), width, 0.5) for width in (117, 2, 5)))
     targets = targets_by(word, Recipe(), np.zeros((3, 0), np.float32))
     np.testing.assert_array_equal(targets.age[:, :-1], word.age)
     np.testing.assert_allclose(targets.age[:, -1], word.age @ np.arange(117), rtol=1e-5)
