@@ -39,7 +39,7 @@ NO_PAIRS: Final = Pairs(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0
 
 
 def pair_up(faces: Faces, learning: NDArray[np.int64], fold: NDArray[np.int64], *, each: float, seed: int) -> Pairs:
-    """Draw *each* blends, about, per face of the rows *learning*, both of one *fold* (len(learning),), never one face twice."""
+    """Draw *each* blends, about, per face of the rows *learning*: of two different faces of one *fold* (len(learning),)."""
     generator = np.random.default_rng(seed)
     ones, twos = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
     left = each

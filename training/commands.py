@@ -107,9 +107,11 @@ def train(
 
     parts = split_of(faces, chosen)
     with _progress(console) as begin:
-        pairs = draw_pairs(faces, parts.train, chosen)
-        seen = see_faces(face_network, data, faces, pairs=pairs, limit=limit, begin=begin) if face_network else None
-    blends = f" and {len(pairs):,} blends" if len(pairs) else ""
+        seen = None
+        if face_network:
+            pairs = draw_pairs(faces, parts.train, chosen)
+            seen = see_faces(face_network, data, faces, pairs=pairs, limit=limit, begin=begin)
+    blends = f" and {len(seen.pairs):,} blends" if seen and len(seen.pairs) else ""
     console.print(
         f"{len(parts.train):,} faces to train{blends}, {len(parts.validation):,} to choose, {len(parts.test):,} for the test"
     )

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from inference.heads import softmax
 from pipeline.attributes import ATTRIBUTES
+from pipeline.errors import ConfigError
 from training.blending import NO_PAIRS, Pairs, blend, pair_up
 from training.dataset import Faces, Progress, cache_folder, keep_arrays, kept_arrays
 from training.published_networks import Begin, FaceNetwork, Look, Views, network_of
@@ -65,14 +66,31 @@ def see_faces(
     *faces* were drawn, that many. *networks* are what the files are to be, where not the published ones. *begin* gives,
     for each piece of work, what hears of its progress. Raises ConfigError where a file is not what it should be.
     """
-    known = [network_of(path) for path in paths] if networks is None else list(networks)
-    read = [network.read(path, network) for path, network in zip(paths, known, strict=True)]  # all, before any looks
-    each = [
-        _seen_by(content, network, data, faces, pairs, limit, begin)
-        for content, network in zip(read, known, strict=True)
-    ]
+    read = _read(paths, networks)  # all, before any looks
+    each = [_seen_by(content, network, data, faces, pairs, limit, begin) for network, content in read]
     features, said = (np.concatenate(values, axis=1) for values in zip(*each, strict=True))
-    return Seen(features, said, tuple(network.digest for network in known), pairs)
+    return Seen(features, said, tuple(network.digest for network, _ in read), pairs)
+
+
+def _read(paths: Sequence[Path], networks: Sequence[FaceNetwork] | None) -> list[tuple[FaceNetwork, Any]]:
+    """Read the networks' files. Raises ConfigError listing all that are not what they should be, or come twice."""
+    read: list[tuple[FaceNetwork, Any]] = []
+    problems: list[str] = []
+    for number, path in enumerate(paths):
+        try:
+            network = network_of(path) if networks is None else networks[number]
+            content = network.read(path, network)
+        except ConfigError as error:
+            problems += error.problems
+            continue
+        if any(network.digest == other.digest for other, _ in read):
+            problems.append(
+                f"face network {path}: {network.title} is given twice, and would count as two; give it once"
+            )
+        read.append((network, content))
+    if problems:
+        raise ConfigError(problems)
+    return read
 
 
 def _seen_by(

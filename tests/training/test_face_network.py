@@ -125,6 +125,20 @@ def test_another_network_is_refused(
         MOBILEFACENET.read(tmp_path / "none.onnx", MOBILEFACENET)
 
 
+def test_all_that_is_wrong_with_the_files_is_said_at_once(
+    faces: Faces, published: tuple[Path, FaceNetwork, np.ndarray[Any, Any]], tmp_path: Path
+) -> None:
+    """One that is not there, one of no known kind, and one that comes twice; before any data is read."""
+    with pytest.raises(ConfigError) as raised:
+        see_faces([tmp_path / "none.onnx", tmp_path / "weights.h5"], tmp_path, faces)
+    assert [each.split(":")[0] for each in raised.value.problems] == [
+        f"face network {tmp_path / name}" for name in ("none.onnx", "weights.h5")
+    ]
+    path, network, _ = published
+    with pytest.raises(ConfigError, match="FaceRes deep is given twice"):
+        see_faces([path, path], tmp_path, faces, networks=[network, network])
+
+
 def test_a_network_is_known_by_its_kind_of_file() -> None:
     """What is neither is told where both are to be had."""
     assert network_of(Path("faceres-deep.json")) is FACERES
