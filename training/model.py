@@ -197,7 +197,7 @@ def metrics(recipe: Recipe) -> dict[str, list[Any]]:
 
 
 def optimizer(recipe: Recipe, steps: int) -> Any:
-    """AdamW with a warm-up, a cosine to zero over *steps*, clipping and averaged weights.
+    """AdamW with a warm-up, a cosine over *steps* to the final rate, clipping and averaged weights.
 
     I. Loshchilov, F. Hutter, "Decoupled Weight Decay Regularization", ICLR 2019.
     """
@@ -207,6 +207,7 @@ def optimizer(recipe: Recipe, steps: int) -> Any:
         decay_steps=max(1, steps - warm_up),
         warmup_target=recipe.learning_rate if warm_up else None,
         warmup_steps=warm_up,
+        alpha=recipe.final_rate,
     )
     chosen = keras.optimizers.AdamW(
         rate,
