@@ -46,7 +46,12 @@ def test_a_blend_is_of_two_faces_that_are_alike_and_lie_in_one_fold(each: float,
     assert np.array_equal(fold[ones], fold[twos])
     assert np.array_equal(FACES.gender[pairs.one], FACES.gender[pairs.two])
     assert (pairs.one != pairs.two).all()
-    assert len(pairs) == pytest.approx(each * len(learning), rel=0.35, abs=8)
+    # The last round keeps each pair by chance; a face of few that are alike may find no other.
+    alike = np.unique(np.stack([fold, FACES.gender[learning]], axis=1), axis=0, return_inverse=True, return_counts=True)
+    alone = int(np.sum(alike[2][alike[1].ravel()] <= 5)) * np.ceil(each)
+    by_chance = 6 * np.sqrt(len(learning) * (each % 1) * (1 - each % 1))
+    assert each * len(learning) - by_chance - alone <= len(pairs) + 1e-6
+    assert len(pairs) <= each * len(learning) + by_chance + 1e-6
     assert ((pairs.share >= 0.35) & (pairs.share <= 0.65)).all()
     for values, again in zip(pairs, pair_up(FACES, learning, fold, each=each, seed=seed), strict=True):
         np.testing.assert_array_equal(values, again)
