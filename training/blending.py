@@ -39,20 +39,24 @@ NO_PAIRS: Final = Pairs(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0
 
 
 def pair_up(faces: Faces, learning: NDArray[np.int64], fold: NDArray[np.int64], *, each: float, seed: int) -> Pairs:
-    """Draw *each* blends, about, per face of the rows *learning*: of two different faces of one *fold* (len(learning),)."""
+    """Draw *each* blends per face of the rows *learning*: of two different faces of one *fold* (len(learning),).
+
+    A face with few others in its fold and of its gender may go without.
+    """
     generator = np.random.default_rng(seed)
-    ones, twos = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
+    cells = np.unique(np.stack([fold, faces.gender[learning]], axis=1), axis=0)
+    rounds: list[NDArray[np.int64]] = [np.zeros((0, 2), np.int64)]
     left = each
     while left > 0:
-        for cell in np.unique(np.stack([fold, faces.gender[learning]], axis=1), axis=0):
+        drawn = []
+        for cell in cells:
             rows = learning[(fold == cell[0]) & (faces.gender[learning] == cell[1])]
             order = rows[np.argsort(faces.age[rows] + generator.normal(0, _AGE_SPREAD, len(rows)))]
-            partner = np.roll(order, generator.integers(1, _FARTHEST + 1))
-            kept = (order != partner) & (generator.random(len(rows)) < left)
-            ones.append(order[kept])
-            twos.append(partner[kept])
+            drawn.append(np.stack([order, np.roll(order, generator.integers(1, _FARTHEST + 1))], axis=1))
+        pairs = np.concatenate(drawn)
+        rounds.append(generator.permutation(pairs[pairs[:, 0] != pairs[:, 1]])[: round(left * len(learning))])
         left -= 1
-    one, two = np.concatenate(ones), np.concatenate(twos)
+    one, two = np.concatenate(rounds).T
     return Pairs(one, two, generator.uniform(_LEAST_SHARE, 1 - _LEAST_SHARE, len(one)).astype(np.float32))
 
 
