@@ -6,6 +6,7 @@ import os
 import shutil
 import warnings
 from collections.abc import Iterator
+from itertools import count
 from uuid import uuid4
 
 import pytest
@@ -18,6 +19,8 @@ with warnings.catch_warnings():
     # kafka-python reads its schemas with a function that Python 3.11 deprecates; warnings are errors here.
     warnings.simplefilter("ignore", DeprecationWarning)
     import kafka  # noqa: F401
+
+_prefixes = count()
 
 settings.register_profile("unhurried", deadline=None)  # a busy machine is no failure
 settings.load_profile("unhurried")
@@ -44,7 +47,7 @@ def valkey_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ValkeySe
 @pytest.fixture
 def topic_prefix() -> str:
     """Begin the names of topics, groups and keys with this, and no other test meets them."""
-    return f"t{uuid4().hex[:8]}-"
+    return f"t{next(_prefixes)}-{uuid4().hex[:8]}-"
 
 
 @pytest.fixture(scope="module")
