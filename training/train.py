@@ -35,7 +35,7 @@ from numpy.typing import NDArray
 from inference.heads import read_heads, softmax
 from pipeline.errors import ConfigError
 from pipeline.manifest import Manifest, load_manifest, verified_weights
-from training.blending import NO_PAIRS, with_blends
+from training.blending import NO_BLENDS, with_blends
 from training.dataset import Faces, load_faces
 from training.face_network import Seen, face_targets, probe
 from training.feeding import Feeder, steps_per_epoch
@@ -228,8 +228,8 @@ def train(
     split = split_of(faces, recipe)
     _check(out, recipe, seen, finish=finish)
     _open_run(out, recipe, faces, split, init=init, teachers=teachers, seen=seen, limit=limit)
-    pairs = NO_PAIRS if seen is None else seen.pairs
-    learning, choosing = with_blends(faces, pairs, split.train), faces.take(split.validation)
+    blends = NO_BLENDS if seen is None else seen.blends
+    learning, choosing = with_blends(faces, blends, split.train), faces.take(split.validation)
     steps = steps_per_epoch(len(learning), recipe)
     fresh = not (out / STATE_NAME).is_file()
     targets = _targets(data, faces, recipe, split, teachers, seen, limit)
@@ -237,7 +237,7 @@ def train(
     compile_model(model, recipe, steps * recipe.epochs)
     model.optimizer.build(model.trainable_variables)
     state = _told_by(read_history(out)) if finish else RunState() if fresh else _load_state(out / STATE_NAME, model)
-    taught = np.concatenate([split.train, len(faces) + np.arange(len(pairs))])
+    taught = np.concatenate([split.train, len(faces) + np.arange(len(blends))])
     learned, chosen = (Targets(*(values[rows] for values in targets)) for rows in (taught, split.validation))
     judge = Manifest(name="", weights="", sha256="", crop=recipe.crop, ages=recipe.ages)
     statistics = batch_statistics(model)

@@ -64,6 +64,7 @@ def faces(crop: CropRecipe) -> Faces:
     """Give two hundred faces by their labels alone."""
     generator = np.random.default_rng(5)
     count = 200
+    face_px = generator.choice([0, 20, 50, 80, 110, 140], count).astype(np.float32)
     hashes = np.stack([difference_hash(generator.integers(0, 256, (20, 20, 3)).astype(np.uint8)) for _ in range(count)])
     return Faces(
         names=tuple(f"face{number}.jpg" for number in range(count)),
@@ -71,7 +72,8 @@ def faces(crop: CropRecipe) -> Faces:
         age=generator.integers(0, 100, count).astype(np.float32),
         gender=generator.integers(0, 2, count),
         ethnicity=generator.integers(0, 5, count),
-        face_px=generator.choice([0, 20, 50, 80, 110, 140], count).astype(np.float32),
+        face_px=face_px,
+        landmarks=np.where(face_px[:, None, None] > 0, 200 * np.array(crop.landmarks, np.float32), np.float32(np.nan)),
         hashes=hashes,
         crop=crop,
         digest="0" * 64,

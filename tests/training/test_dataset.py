@@ -17,7 +17,7 @@ from pipeline.attributes import ETHNICITIES, GENDERS
 from pipeline.errors import ConfigError
 from pipeline.manifest import CropRecipe
 from training import dataset
-from training.dataset import OLDEST, cut_face, decode_jpeg, decode_picture, label_of, load_faces
+from training.dataset import OLDEST, cut_face, decode_jpeg, decode_picture, find_face, label_of, load_faces
 
 ROOT = Path(__file__).resolve().parents[2]
 CAST = ROOT / "demo" / "cast"
@@ -129,7 +129,12 @@ def test_every_face_of_the_cast_is_found_and_cut_by_its_landmarks(crop: CropReci
     detector = YunetDetector()
     large = CropRecipe(size_px=200, landmarks=crop.landmarks)
     for name in faces.names[:4]:
-        image, _ = cut_face(decode_picture((CAST / name).read_bytes()), large, detector)
+        picture = decode_picture((CAST / name).read_bytes())
+        known = find_face(picture, large, detector)
+        assert known is not None
+        assert ((known.landmarks > 0) & (known.landmarks < 200)).all()  # in the picture's own pixels
+        np.testing.assert_allclose(faces.landmarks[faces.names.index(name)], known.landmarks, atol=1e-3)
+        image = cut_face(picture, known.landmarks, large)
         pad = 60
         [face, *_] = detector.detect(np.pad(image, ((pad, pad), (pad, pad), (0, 0)), mode="edge"))
         assert np.abs((face.landmarks - pad) / 200 - np.array(crop.landmarks)).max() < 0.06

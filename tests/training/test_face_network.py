@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,11 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 from pipeline.errors import ConfigError
 from training import face_network as module
 from training import train as training_module
-from training.blending import Pairs
-from training.dataset import Faces, Progress, load_faces
+from training.blending import NO_PAIRS, Blends, make_blends
+from training.dataset import Faces, Progress, decode_picture, load_faces
 from training.face_network import Seen, draw_pairs, face_targets, probe, see_faces
 from training.model import FACE, build_model, own_weights
-from training.published_networks import FACERES, FACERES_SIDE_PX, MOBILEFACENET, FaceNetwork, Look, network_of, prepared
+from training.published_networks import FACERES, FACERES_SIDE_PX, MOBILEFACENET, FaceNetwork, Look, network_of
 from training.recipe import Recipe
 from training.targets import Word
 from training.train import load_best, split_of, teacher_targets, train
@@ -104,6 +105,12 @@ def exported(tmp_path: Path) -> tuple[Path, FaceNetwork]:
     return path, MOBILEFACENET._replace(digest=hashlib.sha256(path.read_bytes()).hexdigest())
 
 
+def shown_of(network: FaceNetwork, data: Path, faces: Faces) -> np.ndarray[Any, Any]:
+    """Give what a network is to be shown of each face."""
+    each = zip(faces.names, faces.landmarks, strict=True)
+    return np.stack([network.show(decode_picture((data / name).read_bytes()), places) for name, places in each])
+
+
 def test_another_network_is_refused(
     published: tuple[Path, FaceNetwork, np.ndarray[Any, Any]], exported: tuple[Path, FaceNetwork], tmp_path: Path
 ) -> None:
@@ -153,7 +160,7 @@ def test_an_onnx_network_is_shown_colours_from_minus_one_to_one(
     """Faces cut as it wants them, whatever the crops of the run; only the direction of what it says counts."""
     path, network = exported
     known = load_faces(pictures, Recipe(size_px=32).crop)
-    shown = network.views(pictures, known, None, lambda _: None)(np.arange(5))
+    shown = shown_of(network, pictures, known)[:5]
     assert shown.shape == (5, 112, 112, 3)
     assert -1 <= shown.min() < shown.max() <= 1
     features, said = network.run(network.read(path, network))(shown)
@@ -197,30 +204,42 @@ def test_they_look_at_each_face_once(
     np.testing.assert_allclose(seen.said, again.said, rtol=2e-3, atol=1e-3)
 
 
+def test_a_network_that_wants_landmarks_is_shown_the_face_between_them() -> None:
+    """Where InsightFace has them; where none was found, the picture's middle."""
+    picture = np.zeros((200, 200, 3), np.uint8)
+    landmarks = np.array([[60, 80], [120, 90], [85, 115], [65, 140], [110, 150]], np.float32)
+    for x, y in landmarks.astype(int):
+        picture[y - 3 : y + 4, x - 3 : x + 4] = 255
+    spots = MOBILEFACENET.show(picture, landmarks)[..., 0] > 0
+    wanted = [(38, 52), (74, 52), (56, 72), (42, 92), (71, 92)]
+    assert all(spots[y - 6 : y + 7, x - 6 : x + 7].any() for x, y in wanted)
+    assert MOBILEFACENET.show(picture, np.full((5, 2), np.nan, np.float32)).shape == (112, 112, 3)
+
+
 def test_blends_are_looked_at_after_the_faces(pictures: Path, exported: tuple[Path, FaceNetwork]) -> None:
-    """Mixed from what the network is shown of the two; kept for those pairs alone."""
+    """As the faces are; what was seen is kept for those blends alone."""
     path, network = exported
     known = load_faces(pictures, Recipe(size_px=32).crop)
-    pairs = Pairs(np.array([0, 1, 2]), np.array([3, 4, 5]), np.array([0.4, 0.5, 0.6], np.float32))
     network = network._replace(
         run=lambda _: lambda shown: (shown.mean(axis=(1, 2)), shown[:, 0, 0, :1]), digest="f" * 64
     )
     network = network._replace(read=lambda *_: b"")
-    seen = see_faces([path], pictures, known, pairs=pairs, networks=[network])
+    drawn = [(pictures / name).read_bytes() for name in known.names[:6]]
+    places = np.full((3, 5, 2), np.nan, np.float32)
+    seen = see_faces([path], pictures, known, blends=Blends(NO_PAIRS, tuple(drawn[:3]), places), networks=[network])
     assert seen.features.shape == (63, 3)
     assert seen.said.shape == (63, 1)
-    share = pairs.share[:, None]
-    wanted = share * seen.features[pairs.one] + (1 - share) * seen.features[pairs.two]
-    np.testing.assert_allclose(seen.features[60:], wanted, atol=2e-3)
-    others = see_faces([path], pictures, known, pairs=pairs._replace(two=np.array([6, 7, 8])), networks=[network])
+    np.testing.assert_array_equal(seen.features[60:], seen.features[:3])
+    others = see_faces([path], pictures, known, blends=Blends(NO_PAIRS, tuple(drawn[3:]), places), networks=[network])
     np.testing.assert_array_equal(others.features[:60], seen.features[:60])
-    assert np.abs(others.features[60:] - seen.features[60:]).max() > 0.01
+    np.testing.assert_array_equal(others.features[60:], seen.features[3:6])
 
 
 def test_a_blend_is_answered_for_like_its_two_faces(faces: Faces, monkeypatch: pytest.MonkeyPatch) -> None:
     """By the network that learned neither, once."""
     split = split_of(faces, Recipe())
     pairs = draw_pairs(faces, split.train, Recipe(blends=1))
+    blends = Blends(pairs, (b"",) * len(pairs), np.zeros((len(pairs), 5, 2), np.float32))
     plain = noise(len(faces) + len(pairs))
     answered: dict[bytes, list[set[bytes]]] = {}
 
@@ -236,7 +255,7 @@ def test_a_blend_is_answered_for_like_its_two_faces(faces: Faces, monkeypatch: p
             }
 
     monkeypatch.setattr(module, "_fitted", lambda inputs, _wanted, _seed: Echo(inputs))
-    word = probe(plain._replace(pairs=pairs), faces, split.train, Recipe())
+    word = probe(plain._replace(blends=blends), faces, split.train, Recipe())
     assert len(word.age) == len(faces) + len(pairs)
     np.testing.assert_allclose(word.age.sum(axis=1), 1, rtol=1e-4)
     inputs = module._standardised(np.concatenate([plain.features, plain.said], axis=1), split.train)
@@ -256,17 +275,21 @@ def test_the_mean_of_a_face_and_its_mirror_image_is_kept(pictures: Path, exporte
     seen = see_faces(
         [path], pictures, known, networks=[network._replace(run=left, digest=network.digest[::-1], read=lambda *_: b"")]
     )
-    whole = network.views(pictures, known, None, lambda _: None)(np.arange(len(known))).mean(axis=(1, 2))
+    whole = shown_of(network, pictures, known).mean(axis=(1, 2))
     np.testing.assert_allclose(seen.features, whole, atol=2e-3)
 
 
 def test_a_picture_is_continued_from_its_edge() -> None:
-    """By an equal margin on every side, less the mean colour."""
+    """By an equal margin on every side, less the mean colour; landmarks do not matter."""
+
+    def show_faceres_of(picture: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        return FACERES.show(picture, np.full((5, 2), np.nan, np.float32))
+
     plain = np.full((200, 200, 3), 7, np.uint8)
-    np.testing.assert_allclose(prepared(plain) - prepared(plain)[0, 0], 0)
+    np.testing.assert_allclose(show_faceres_of(plain) - show_faceres_of(plain)[0, 0], 0)
     spot = plain.copy()
     spot[95:105, 95:105] = 200
-    found = np.argwhere(prepared(spot)[..., 0] > prepared(plain)[..., 0] + 50)
+    found = np.argwhere(show_faceres_of(spot)[..., 0] > show_faceres_of(plain)[..., 0] + 50)
     np.testing.assert_allclose(found.mean(axis=0), [111.5, 111.5], atol=1)
     assert np.ptp(found[:, 0]) + 1 == pytest.approx(10 * FACERES_SIDE_PX / 260, abs=2)
 
@@ -355,10 +378,14 @@ def test_a_run_learns_from_it_and_leaves_a_plain_model(
         size_px=32, alpha=0.35, head_units=16, frozen_blocks=16, batch=16, epochs=2, split="fold1/4", blends=0.5
     )
     known = load_faces(pictures, recipe.crop)
-    pairs = draw_pairs(known, split_of(known, recipe).train, recipe)
-    assert len(pairs) > 5
-    seen, rows = noise(len(known) + len(pairs))._replace(pairs=pairs), list[dict[str, float]]()
-    monkeypatch.setattr(training_module, "probe", lambda *_: evenly(len(known) + len(pairs)))
+    places = np.array([[36, 40], [64, 40], [50, 55], [40, 68], [60, 68]], np.float32)  # no detector finds such faces
+    known = replace(
+        known, face_px=np.full(len(known), 60, np.float32), landmarks=np.repeat(places[None], len(known), axis=0)
+    )
+    blends = make_blends(pictures, known, draw_pairs(known, split_of(known, recipe).train, recipe))
+    assert len(blends) > 5
+    seen, rows = noise(len(known) + len(blends))._replace(blends=blends), list[dict[str, float]]()
+    monkeypatch.setattr(training_module, "probe", lambda *_: evenly(len(known) + len(blends)))
     tf.config.run_functions_eagerly(True)
     try:
         made = train(pictures, known, recipe, tmp_path / "run", init="none", seen=seen, workers=1, tell=rows.append)
