@@ -28,7 +28,9 @@ from training.dataset import (
     decode_picture,
     keep_arrays,
     kept_arrays,
+    packed,
     read_pictures,
+    unpacked,
 )
 from training.morphing import morph
 from training.targets import Floats
@@ -117,12 +119,7 @@ def make_blends(data: Path, faces: Faces, pairs: Pairs, progress: Progress | Non
     if (made := kept_arrays(file)) is None:
         made = _made(data, faces, pairs, progress)
         keep_arrays(file, made)
-    whole, ends = made["pictures"].tobytes(), np.cumsum(made["lengths"])
-    return Blends(
-        pairs.take(made["rows"]),
-        tuple(whole[end - length : end] for end, length in zip(ends, made["lengths"], strict=True)),
-        made["landmarks"],
-    )
+    return Blends(pairs.take(made["rows"]), unpacked(made["pictures"], made["lengths"]), made["landmarks"])
 
 
 def _made(data: Path, faces: Faces, pairs: Pairs, progress: Progress | None) -> dict[str, NDArray[Any]]:
@@ -143,8 +140,7 @@ def _made(data: Path, faces: Faces, pairs: Pairs, progress: Progress | None) -> 
             progress(row + 1, len(pairs))
     return {
         "rows": np.array(rows, np.int64),
-        "pictures": np.frombuffer(b"".join(pictures), np.uint8),
-        "lengths": np.array([len(picture) for picture in pictures], np.int64),
+        **dict(zip(("pictures", "lengths"), packed(pictures), strict=True)),
         "landmarks": np.array(landmarks, np.float32).reshape(-1, 5, 2),
     }
 

@@ -101,7 +101,6 @@ def train(
         faces = load_faces(data, chosen.crop, limit=limit, progress=begin("cutting faces"))
     _tell_left_out(console, faces)
     _quiet_tensorflow(threads)
-    from training.blending import make_blends
     from training.face_network import draw_pairs, see_faces
     from training.train import read_history, split_of
     from training.train import train as run
@@ -110,8 +109,8 @@ def train(
     with _progress(console) as begin:
         seen = None
         if face_network:
-            blends = make_blends(data, faces, draw_pairs(faces, parts.train, chosen), begin("blending faces"))
-            seen = see_faces(face_network, data, faces, blends=blends, begin=begin)
+            pairs = draw_pairs(faces, parts.train, chosen)
+            seen = see_faces(face_network, data, faces, pairs=pairs, begin=begin)
     more = f" and {len(seen.blends):,} blends" if seen and len(seen.blends) else ""
     console.print(
         f"{len(parts.train):,} faces to train{more}, {len(parts.validation):,} to choose, {len(parts.test):,} for the test"

@@ -263,11 +263,9 @@ def load_faces(
         raise ConfigError(
             [f"data {data}: none of {len(pictures)} pictures is usable; UTKFace's names are expected", *reasons]
         )
-    ends = np.cumsum(cut["lengths"])
-    whole = cut["jpegs"].tobytes()
     return Faces(
         names=names,
-        jpegs=tuple(whole[end - length : end] for end, length in zip(ends, cut["lengths"], strict=True)),
+        jpegs=unpacked(cut["jpegs"], cut["lengths"]),
         age=np.array([labels[name].age for name in names], np.float32),
         gender=np.array([labels[name].gender for name in names], np.int64),
         ethnicity=np.array([labels[name].ethnicity for name in names], np.int64),
@@ -314,14 +312,24 @@ def _cut(
             progress(done, len(chosen))
     return {
         "names": np.array(names, np.str_),
-        "jpegs": np.frombuffer(b"".join(jpegs), np.uint8),
-        "lengths": np.array([len(jpeg) for jpeg in jpegs], np.int64),
+        **dict(zip(("jpegs", "lengths"), packed(jpegs), strict=True)),
         "face_px": np.array(sides, np.float32),
         "landmarks": np.array(places, np.float32).reshape(-1, 5, 2),
         "hashes": np.array(hashes, np.uint64).reshape(-1, 2, HASH_WORDS),
         "bad": np.array(bad, np.str_),
         "reasons": np.array(reasons, np.str_),
     }
+
+
+def packed(jpegs: Sequence[bytes]) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """Lay compressed pictures one after another, as an array of the cache, and give their lengths."""
+    return np.frombuffer(b"".join(jpegs), np.uint8), np.array([len(jpeg) for jpeg in jpegs], np.int64)
+
+
+def unpacked(whole: NDArray[np.uint8], lengths: NDArray[np.int64]) -> tuple[bytes, ...]:
+    """Give back what `packed` laid together."""
+    content = whole.tobytes()
+    return tuple(content[end - length : end] for end, length in zip(np.cumsum(lengths), lengths, strict=True))
 
 
 def kept_arrays(path: Path) -> dict[str, Any] | None:

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from inference.heads import softmax
 from pipeline.attributes import ATTRIBUTES
 from pipeline.errors import ConfigError
-from training.blending import NO_BLENDS, NO_PAIRS, Blends, Pairs, pair_up
+from training.blending import NO_BLENDS, NO_PAIRS, Blends, Pairs, make_blends, pair_up
 from training.dataset import Faces, Progress, cache_folder, decode_picture, keep_arrays, kept_arrays, read_pictures
 from training.published_networks import FaceNetwork, Look, network_of
 from training.recipe import Recipe
@@ -59,16 +59,18 @@ def see_faces(
     data: Path,
     faces: Faces,
     *,
-    blends: Blends = NO_BLENDS,
+    pairs: Pairs = NO_PAIRS,
     networks: Sequence[FaceNetwork] | None = None,
     begin: Begin = _unwatched,
 ) -> Seen:
     """Let the networks at *paths* look at every face of *data*, or take what they saw before from the cache.
 
-    They look at the *blends* after that. *networks* are what the files are to be, where not the published ones. *begin*
-    gives, for each piece of work, what hears of its progress. Raises ConfigError where a file is not what it should be.
+    They look at the blends of *pairs* after that, which are made first. *networks* are what the files are to be, where
+    not the published ones. *begin* gives, for each piece of work, what hears of its progress. Raises ConfigError where a
+    file is not what it should be.
     """
-    read = _read(paths, networks)  # all, before any looks
+    read = _read(paths, networks)  # all, before anything that takes time
+    blends = make_blends(data, faces, pairs, begin("blending faces"))
     each = [_seen_by(content, network, data, faces, blends, begin) for network, content in read]
     features, said = (np.concatenate(values, axis=1) for values in zip(*each, strict=True))
     return Seen(features, said, tuple(network.digest for network, _ in read), blends)

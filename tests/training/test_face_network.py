@@ -18,7 +18,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 from pipeline.errors import ConfigError
 from training import face_network as module
 from training import train as training_module
-from training.blending import NO_PAIRS, Blends, make_blends
+from training.blending import NO_PAIRS, Blends, Pairs, make_blends
 from training.dataset import Faces, Progress, decode_picture, load_faces
 from training.face_network import Seen, draw_pairs, face_targets, probe, see_faces
 from training.model import FACE, build_model, own_weights
@@ -216,23 +216,49 @@ def test_a_network_that_wants_landmarks_is_shown_the_face_between_them() -> None
     assert MOBILEFACENET.show(picture, np.full((5, 2), np.nan, np.float32)).shape == (112, 112, 3)
 
 
+def found_in(faces: Faces) -> Faces:
+    """Say that each drawn face was found, where no detector finds such faces."""
+    places = np.array([[36, 40], [64, 40], [50, 55], [40, 68], [60, 68]], np.float32)
+    return replace(
+        faces, face_px=np.full(len(faces), 60, np.float32), landmarks=np.repeat(places[None], len(faces), axis=0)
+    )
+
+
 def test_blends_are_looked_at_after_the_faces(pictures: Path, exported: tuple[Path, FaceNetwork]) -> None:
     """As the faces are; what was seen is kept for those blends alone."""
     path, network = exported
-    known = load_faces(pictures, Recipe(size_px=32).crop)
+    known = found_in(load_faces(pictures, Recipe(size_px=32).crop))
     network = network._replace(
         run=lambda _: lambda shown: (shown.mean(axis=(1, 2)), shown[:, 0, 0, :1]), digest="f" * 64
     )
     network = network._replace(read=lambda *_: b"")
-    drawn = [(pictures / name).read_bytes() for name in known.names[:6]]
-    places = np.full((3, 5, 2), np.nan, np.float32)
-    seen = see_faces([path], pictures, known, blends=Blends(NO_PAIRS, tuple(drawn[:3]), places), networks=[network])
+    half = np.full(3, 0.5, np.float32)
+    pairs = Pairs(np.array([0, 1, 2]), np.array([3, 4, 5]), half, half)
+    seen = see_faces([path], pictures, known, pairs=pairs, networks=[network])
     assert seen.features.shape == (63, 3)
     assert seen.said.shape == (63, 1)
-    np.testing.assert_array_equal(seen.features[60:], seen.features[:3])
-    others = see_faces([path], pictures, known, blends=Blends(NO_PAIRS, tuple(drawn[3:]), places), networks=[network])
+    blends = make_blends(pictures, known, pairs)
+    assert seen.blends.pictures == blends.pictures
+    each = zip(blends.pictures, blends.landmarks, strict=True)
+    wanted = [network.show(decode_picture(picture), places).mean(axis=(0, 1)) for picture, places in each]
+    np.testing.assert_allclose(seen.features[60:], wanted, atol=2e-3)
+    others = see_faces([path], pictures, known, pairs=replace(pairs, two=np.array([6, 7, 8])), networks=[network])
     np.testing.assert_array_equal(others.features[:60], seen.features[:60])
-    np.testing.assert_array_equal(others.features[60:], seen.features[3:6])
+    assert np.abs(others.features[60:] - seen.features[60:]).max() > 0.01
+
+
+def test_a_wrong_network_is_told_before_anything_that_takes_time(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No face is blended for it."""
+
+    def never(*_: object) -> Blends:
+        raise AssertionError("the network is wrong")
+
+    monkeypatch.setattr(module, "make_blends", never)
+    known = load_faces(pictures, Recipe(size_px=32).crop)
+    with pytest.raises(ConfigError, match="not readable"):
+        see_faces([tmp_path / "none.onnx"], pictures, known, pairs=NO_PAIRS)
 
 
 def test_a_blend_is_answered_for_like_its_two_faces(faces: Faces, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -377,11 +403,7 @@ def test_a_run_learns_from_it_and_leaves_a_plain_model(
     recipe = Recipe(
         size_px=32, alpha=0.35, head_units=16, frozen_blocks=16, batch=16, epochs=2, split="fold1/4", blends=0.5
     )
-    known = load_faces(pictures, recipe.crop)
-    places = np.array([[36, 40], [64, 40], [50, 55], [40, 68], [60, 68]], np.float32)  # no detector finds such faces
-    known = replace(
-        known, face_px=np.full(len(known), 60, np.float32), landmarks=np.repeat(places[None], len(known), axis=0)
-    )
+    known = found_in(load_faces(pictures, recipe.crop))
     blends = make_blends(pictures, known, draw_pairs(known, split_of(known, recipe).train, recipe))
     assert len(blends) > 5
     seen, rows = noise(len(known) + len(blends))._replace(blends=blends), list[dict[str, float]]()
